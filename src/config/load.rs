@@ -1,0 +1,1 @@
+//! Reads, merges and checks the configuration.

@@ -1,0 +1,202 @@
+//! What the operator asked for, checked and typed. Nothing here connects to anything.
+//!
+//! [`load`](load::load) reads the file, the environment and flags and either returns a [`Config`] in
+//! which every value is usable as it stands, or every problem at once. `config.example.toml` shows each
+//! key with its default and the reason for it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub mod load;
+pub mod name;
+pub mod secret;
+
+pub use name::{ColumnName, TableName};
+pub use secret::Secret;
+
+use crate::route::Template;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub pipeline: Pipeline,
+    pub database: Database,
+    pub state: State,
+    pub outbox: Outbox,
+    pub route: Route,
+    pub sink: Sink,
+    pub delivery: Delivery,
+    pub lease: Lease,
+    pub metrics: Metrics,
+    pub admin: Admin,
+    pub log: Log,
+}
+
+/// `[pipeline]`
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    /// `[a-z0-9_]{1,40}`: it becomes part of slot names, labels and `application_name`.
+    pub name: String,
+}
+
+/// `[database]`
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// `postgres://…`, with the password merged in from `password_file` if that is set.
+    pub url: Secret,
+    /// How long one statement may run on the server.
+    pub statement_timeout: Duration,
+    /// How long a statement may wait for a lock.
+    pub lock_timeout: Duration,
+    pub connect_timeout: Duration,
+}
+
+/// `[state]`
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The schema of the relay's own tables.
+    pub schema: ColumnName,
+}
+
+/// `[outbox]`
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    pub table: TableName,
+    pub columns: Columns,
+    pub mark: Mark,
+    /// The longest pause between two reads while idle.
+    pub poll_interval: Duration,
+    pub message_bytes_max: usize,
+    /// Rows a single read returns at most.
+    pub fetch_rows_max: usize,
+}
+
+/// `[outbox.columns]`
+#[derive(Debug, Clone)]
+pub struct Columns {
+    pub id: ColumnName,
+    /// Required with `ordering = "key"`; defaults to the id column of the default table.
+    pub order: Option<ColumnName>,
+    pub key: Option<ColumnName>,
+    pub kind: Option<ColumnName>,
+    pub destination: Option<ColumnName>,
+    pub payload: ColumnName,
+    pub headers: Option<HeaderColumns>,
+    pub created_at: Option<ColumnName>,
+    /// Header name → column whose text becomes its value (`[outbox.header_columns]`).
+    pub to_headers: BTreeMap<String, ColumnName>,
+}
+
+#[derive(Debug, Clone)]
+pub enum HeaderColumns {
+    /// One json or jsonb object of names to values.
+    Json(ColumnName),
+    /// Two text arrays of the same length (`headers = ["names", "values"]`).
+    Arrays { names: ColumnName, values: ColumnName },
+}
+
+/// `mark` and, for `update`, `mark_column`, `mark_value`, `pending_value`.
+#[derive(Debug, Clone)]
+pub enum Mark {
+    Update(MarkColumn),
+    Delete,
+}
+
+#[derive(Debug, Clone)]
+pub enum MarkColumn {
+    /// Pending while NULL; set to the database's clock.
+    Timestamp(ColumnName),
+    /// Pending while not true (NULL counts as false).
+    Boolean(ColumnName),
+    /// Pending while equal to `pending`; set to `delivered`.
+    Status { column: ColumnName, pending: String, delivered: String },
+}
+
+/// `[route]`
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub topic: Template,
+    /// The header that carries the row's id.
+    pub id_header: String,
+    /// The header that carries the event type, if the kind column is mapped.
+    pub kind_header: String,
+}
+
+/// `[sink]`
+#[derive(Debug, Clone)]
+pub enum Sink {
+    Kafka(Kafka),
+    Stdout,
+}
+
+/// `[sink.kafka]`
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    pub brokers: String,
+    /// librdkafka properties passed through; those a promise rests on were refused on load.
+    pub properties: BTreeMap<String, Secret>,
+}
+
+/// `[delivery]` and `[delivery.retry]`
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    pub ordering: Ordering,
+    pub in_flight_rows_max: usize,
+    pub in_flight_bytes_max: usize,
+    pub read_ahead_rows_max: usize,
+    pub read_ahead_bytes_max: usize,
+    pub backoff_min: Duration,
+    pub backoff_max: Duration,
+    pub drain_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordering {
+    /// One unconfirmed message per destination and key.
+    Key,
+    None,
+}
+
+/// `[lease]`
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// After a crash another relay takes over this much later.
+    pub ttl: Duration,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pub listen: SocketAddr,
+    /// How often the backlog is measured.
+    pub backlog_interval: Duration,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub listen: SocketAddr,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A `tracing` filter, as in `info,outbox_relay=debug`.
+    pub filter: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Where the configuration file was found, for messages.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    File(PathBuf),
+    /// No file: defaults, environment and flags only.
+    None,
+}

@@ -1,0 +1,1 @@
+//! Records to Kafka, by librdkafka.

@@ -1,0 +1,1 @@
+//! Records to standard output, one JSON line each.
