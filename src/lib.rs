@@ -18,6 +18,8 @@
 
 pub mod config;
 pub mod message;
+pub mod pump;
+pub mod relay;
 pub mod route;
 pub mod sink;
 pub mod source;

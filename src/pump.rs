@@ -1,0 +1,105 @@
+//! The only loop: carries the relay's actions out and what came of them back in. It decides nothing.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use crate::relay::{Action, Exit, Input, Relay, View};
+use crate::route::Route;
+use crate::sink::Sink;
+use crate::source::{Batch, Fetch, Source};
+
+/// Listens to everything that passes the pump: metrics and logs.
+pub trait Observer: Send {
+    /// An action about to be carried out, at `now` since the pump started.
+    fn action(&mut self, now: Duration, action: &Action);
+    /// Something that happened, before the relay hears of it.
+    fn input(&mut self, now: Duration, input: &Input);
+    /// The relay's state once it has decided.
+    fn view(&mut self, now: Duration, view: &View);
+}
+
+/// What people ask of a running relay.
+pub trait Requests: Send {
+    /// Resolves with [`Input::Drain`] or [`Input::Abort`] when one is asked for. Cancel safe.
+    fn next(&mut self) -> impl Future<Output = Input> + Send;
+}
+
+/// A call on the source that is under way; at most one of each kind.
+type Work<'a> = Pin<Box<dyn Future<Output = Input> + Send + 'a>>;
+
+/// Runs `relay` between `source` and `sink` until it stops.
+pub async fn pump<S: Source, K: Sink>(
+    mut relay: Relay,
+    source: &S,
+    sink: &mut K,
+    route: &Route,
+    observer: &mut dyn Observer,
+    requests: &mut impl Requests,
+) -> Exit {
+    let started = Instant::now();
+    let mut under_way: FuturesUnordered<Work<'_>> = FuturesUnordered::new();
+    relay.handle(Duration::ZERO, Input::Tick);
+    loop {
+        while let Some(action) = relay.next_action() {
+            observer.action(started.elapsed(), &action);
+            match action {
+                Action::Lease => under_way.push(Box::pin(async { Input::Lease(source.lease().await) })),
+                Action::Release => {
+                    under_way.push(Box::pin(async { Input::Released(source.release().await) }));
+                }
+                Action::Fetch(fetch) => under_way.push(Box::pin(read(source, route, fetch))),
+                Action::Settle(batch) => {
+                    under_way.push(Box::pin(async { Input::Settled(source.settle(batch).await) }));
+                }
+                Action::Measure => {
+                    under_way.push(Box::pin(async { Input::Measured(source.backlog().await) }));
+                }
+                Action::Open(epoch) => {
+                    let opened = Input::Opened(sink.open(epoch).await);
+                    observer.input(started.elapsed(), &opened);
+                    relay.handle(started.elapsed(), opened);
+                }
+                Action::Publish(shipments) => sink.publish(shipments),
+                Action::Purge => sink.purge(),
+                Action::Tell(_) => {}
+                Action::Stop(exit) => return exit,
+            }
+        }
+        let now = started.elapsed();
+        observer.view(now, &relay.view(now));
+        let wake_at = started.checked_add(relay.wake_at(now)).unwrap_or_else(|| started + FOREVER);
+        let input = tokio::select! { biased;
+            // 1 A request to stop comes before any work.
+            request = requests.next() => request,
+            // 2 Confirmations free lanes; they are facts that must be marked.
+            events = sink.events() => Input::Sink(events),
+            // 3 The database's answers: settlements free the window, reads fill it.
+            Some(input) = under_way.next() => input,
+            // 4 Time. Every input also makes the relay look at the clock, so 1 to 3 cannot starve it.
+            () = tokio::time::sleep_until(wake_at) => Input::Tick,
+        };
+        let now = started.elapsed();
+        observer.input(now, &input);
+        relay.handle(now, input);
+    }
+}
+
+/// Longer than any process runs.
+const FOREVER: Duration = Duration::from_secs(86_400 * 365 * 30);
+
+/// Reads a batch and makes its rows records.
+async fn read<S: Source>(source: &S, route: &Route, fetch: Fetch) -> Input {
+    let number = fetch.number;
+    let result = source.fetch(fetch).await.map(|batch| Batch {
+        messages: batch.messages.into_iter().map(|message| route.apply(message)).collect(),
+        cut: batch.cut,
+        highest: batch.highest,
+        writers: batch.writers,
+    });
+    Input::Fetched { number, result }
+}

@@ -1,0 +1,98 @@
+//! The broker's gate: what may be published while the broker's health is unknown, good or bad.
+//!
+//! ```text
+//!            confirmed                       outage
+//!   Probing ───────────▶ Open ───────────────────────────────▶ Shut
+//!      │  ▲                                                     │
+//!      │  └──────────────────── after a pause ──────────────────┘
+//!      └───────────────────────── outage ───────────────────────▶
+//! ```
+//!
+//! A gate is born probing: one record goes out, and the rest wait for its confirmation. A shut gate
+//! loses nothing and blames nobody; it reopens by itself, after pauses that grow.
+
+use std::time::Duration;
+
+use super::backoff::Backoff;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateState {
+    Probing,
+    Open,
+    Shut,
+}
+
+#[derive(Debug)]
+pub(super) struct Gate {
+    state: GateState,
+    until: Duration,
+    outages: u32,
+    probe_out: bool,
+    backoff: Backoff,
+}
+
+impl Gate {
+    /// The longest pause between two probes: an outage is noticed to be over within this time.
+    const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+    pub(super) fn new(backoff: Backoff) -> Self {
+        let backoff = backoff.capped(Self::PAUSE_MAX);
+        Self { state: GateState::Probing, until: Duration::ZERO, outages: 0, probe_out: false, backoff }
+    }
+
+    pub(super) const fn state(&self) -> GateState {
+        self.state
+    }
+
+    /// How many records may go out now.
+    pub(super) const fn permits(&self) -> usize {
+        match self.state {
+            GateState::Open => usize::MAX,
+            GateState::Probing if !self.probe_out => 1,
+            GateState::Probing | GateState::Shut => 0,
+        }
+    }
+
+    pub(super) fn sent(&mut self) {
+        self.probe_out = self.state == GateState::Probing;
+    }
+
+    /// The broker confirmed something. Returns whether that opened the gate after an outage.
+    pub(super) fn confirmed(&mut self) -> bool {
+        let reopened = self.outages > 0;
+        self.state = GateState::Open;
+        self.probe_out = false;
+        self.outages = 0;
+        reopened
+    }
+
+    /// The broker is out. Returns whether that is news.
+    pub(super) fn shut(&mut self, now: Duration, draw: f64) -> bool {
+        if self.state == GateState::Shut {
+            return false;
+        }
+        let news = self.outages == 0;
+        self.state = GateState::Shut;
+        self.probe_out = false;
+        self.until = now + self.backoff.pause(self.outages, draw);
+        self.outages = self.outages.saturating_add(1);
+        news
+    }
+
+    /// The probe was answered, though not confirmed: the broker lives, and another may go out.
+    pub(super) fn answered(&mut self) {
+        self.probe_out = false;
+    }
+
+    /// Lets a shut gate probe once its pause is over.
+    pub(super) fn tick(&mut self, now: Duration) {
+        if self.state == GateState::Shut && self.until <= now {
+            self.state = GateState::Probing;
+            self.probe_out = false;
+        }
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Duration> {
+        (self.state == GateState::Shut).then_some(self.until)
+    }
+}
