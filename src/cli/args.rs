@@ -26,10 +26,10 @@ What is guaranteed, and what a record looks like: README.md and docs/.";
 Examples:
   # create the default outbox table and the relay's own tables
   DATABASE_URL=postgres://admin@localhost/app outbox-relay migrate
-  # look at what would be published, one line of JSON a record
-  outbox-relay run --set sink.type=stdout
   # relay to Kafka
   outbox-relay run --config relay.toml
+  # try it without a broker: one line of JSON a record, and rows are marked delivered all the same
+  outbox-relay run --set sink.type=stdout
 ",
     after_help = POINTER,
     subcommand_required = true,
@@ -62,7 +62,8 @@ pub(super) enum Verb {
         before_help = "\
 Examples:
   outbox-relay run --config relay.toml
-  DATABASE_URL=postgres://relay@localhost/app outbox-relay run --set sink.kafka.brokers=localhost:9092
+  # no file: DATABASE_URL from the environment, the rest from defaults and flags
+  outbox-relay run --set sink.kafka.brokers=localhost:9092
 
 SIGTERM or SIGINT drains and stops; a second one stops at once.
 ",
