@@ -159,20 +159,38 @@ fn flatten(table: Map<String, Value>, prefix: &str, origin: &str, flat: &mut Map
     }
 }
 
-/// Keeps the first line (where) and the last (what) of the parser's report; the lines between quote
-/// the file.
 fn syntax(error: &ConfigError) -> Wrong {
     let report = match error {
         ConfigError::FileParse { cause, .. } => cause.to_string(),
         _other => String::new(),
     };
+    Wrong::new(unquoted(&report), "mend the line; text goes between double quotes, as in name = \"orders\"")
+}
+
+/// Keeps the first line (where) and the last (what) of the parser's report; those between quote the
+/// file, behind a `|`.
+fn unquoted(report: &str) -> String {
     let mut lines = report.lines().map(str::trim).filter(|line| !line.is_empty());
     let place = lines.next().and_then(|line| line.strip_prefix("TOML parse error "));
     let what = lines.next_back().filter(|line| !line.contains('|'));
-    let problem = match (place, what) {
+    match (place, what) {
         (Some(place), Some(what)) => format!("is not valid TOML {place}: {what}"),
         (Some(place), None) => format!("is not valid TOML {place}"),
         (None, _) => "is not valid TOML".to_owned(),
-    };
-    Wrong::new(problem, "mend the line; text goes between double quotes, as in name = \"orders\"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_shape_of_a_parse_error_quotes_the_file() {
+        let whole =
+            "TOML parse error at line 2, column 7\n  |\n2 | url = canary\n  |       ^\nmust be quoted\n";
+        assert_eq!(unquoted(whole), "is not valid TOML at line 2, column 7: must be quoted");
+        let cut = "TOML parse error at line 2, column 7\n  |\n2 | url = canary\n";
+        assert_eq!(unquoted(cut), "is not valid TOML at line 2, column 7");
+        assert_eq!(unquoted("url = canary"), "is not valid TOML");
+    }
 }
