@@ -16,6 +16,7 @@
 //! transaction that is open while the broker is spoken to, a task or an allocation per message in the
 //! core, DDL in `run`.
 
+pub mod cli;
 pub mod config;
 pub mod message;
 pub mod pump;

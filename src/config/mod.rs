@@ -1,20 +1,31 @@
 //! What the operator asked for, checked and typed. Nothing here connects to anything.
 //!
 //! [`load`](load::load) reads the file, the environment and flags and either returns a [`Config`] in
-//! which every value is usable as it stands, or every problem at once. `config.example.toml` shows each
-//! key with its default and the reason for it.
+//! which every value is usable as it stands, or every problem at once; [`show`](show::show) writes it
+//! out again. `config.example.toml` shows each key with its default and the reason for it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod check;
 pub mod load;
+mod merge;
 pub mod name;
+pub mod problem;
+mod read;
 pub mod secret;
+mod section;
+pub mod show;
+mod size;
+mod value;
 
+pub use load::{Sources, load};
 pub use name::{ColumnName, TableName};
+pub use problem::{Problem, Problems};
 pub use secret::Secret;
+pub use show::show;
 
 use crate::route::Template;
 

@@ -1,0 +1,627 @@
+//! What the configuration promises to whoever writes it.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use outbox_relay::config::load::keys;
+use outbox_relay::config::{
+    ColumnName, Config, HeaderColumns, Mark, MarkColumn, Ordering, Problems, Sink, Sources, load, show,
+};
+
+const URL: &str = "postgres://relay@localhost/app";
+
+/// Sources built up by a test; nothing comes from the process running it.
+#[derive(Default)]
+struct Given {
+    sources: Sources,
+    directory: Option<tempfile::TempDir>,
+}
+
+impl Given {
+    /// The least that can run.
+    fn minimal() -> Self {
+        Self::default()
+            .variable("DATABASE_URL", URL)
+            .variable("OUTBOX_RELAY__SINK__KAFKA__BROKERS", "localhost")
+    }
+
+    /// Nothing but a file.
+    fn file(text: &str) -> Self {
+        let mut given = Self::default();
+        let path = given.secret("relay.toml", text);
+        given.sources.file = Some(path);
+        given
+    }
+
+    /// A file with what every configuration needs, and `text`.
+    fn minimal_and(text: &str) -> Self {
+        let mut given = Self::minimal();
+        let path = given.secret("relay.toml", text);
+        given.sources.file = Some(path);
+        given
+    }
+
+    fn secret(&mut self, name: &str, text: &str) -> PathBuf {
+        let directory = self.directory.get_or_insert_with(|| tempfile::tempdir().unwrap());
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn variable(mut self, name: &str, value: &str) -> Self {
+        self.sources.environment.push((name.into(), value.into()));
+        self
+    }
+
+    fn flag(mut self, key: &str, value: &str) -> Self {
+        self.sources.flags.push((key.into(), value.into()));
+        self
+    }
+
+    fn config(&self) -> Config {
+        load(&self.sources).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    fn problems(&self) -> Problems {
+        load(&self.sources).expect_err("there should be problems")
+    }
+
+    /// The only problem's key, problem and hint.
+    fn problem(&self) -> (String, String, String) {
+        let mut problems = self.problems();
+        assert_eq!(problems.0.len(), 1, "{problems}");
+        let problem = problems.0.remove(0);
+        (problem.key, problem.problem, problem.hint)
+    }
+}
+
+#[test]
+fn a_database_and_a_broker_are_all_that_must_be_given() {
+    let config = Given::minimal().config();
+    assert_eq!(config.pipeline.name, "default");
+    assert_eq!(config.outbox.table.quoted(), r#""outbox"."message""#);
+    assert_eq!(config.outbox.columns.order, Some(ColumnName("id".into())));
+    assert_eq!(config.delivery.ordering, Ordering::Key);
+    assert_eq!(config.delivery.in_flight_bytes_max, 16 << 20);
+    assert_eq!(config.lease.ttl, Duration::from_secs(10));
+    assert!(
+        matches!(config.outbox.mark, Mark::Update(MarkColumn::Timestamp(name)) if name.0 == "delivered_at")
+    );
+}
+
+#[test]
+fn every_problem_is_reported_at_once() {
+    let problems = Given::file(
+        r#"
+        [pipeline]
+        name = "Two Words"
+        [database]
+        lock_timeout = "1 fortnight"
+        [outbox]
+        mark = "updte"
+        fetch_rows_max = 0
+        message_bytes_max = "32MiB"
+        [outbox.columns]
+        id = ["a", "b"]
+        [outbox.header_columns]
+        traceparent = 7
+        [sink.kafka]
+        [sink.kafka.properties]
+        "acks" = 1
+        [delivery]
+        read_ahead_rows_max = "many"
+        [delivery.retry]
+        backoff_min = "10m"
+        [metrics]
+        listen = "localhost"
+        [log]
+        filter = "outbox_relay=loud"
+        [lease]
+        tll = "5s"
+        [lag]
+        "#,
+    )
+    .flag("lease.ttl", "1s")
+    .problems();
+    let keys: BTreeSet<_> = problems.0.iter().map(|problem| problem.key.as_str()).collect();
+    let expected = [
+        "pipeline.name",
+        "database.url",
+        "database.lock_timeout",
+        "outbox.mark",
+        "outbox.fetch_rows_max",
+        "outbox.columns.id",
+        "outbox.header_columns.traceparent",
+        "sink.kafka.brokers",
+        "sink.kafka.properties.acks",
+        "delivery.read_ahead_rows_max",
+        "metrics.listen",
+        "log.filter",
+        "lease.ttl",
+        "lease.tll",
+        "lag",
+    ];
+    assert_eq!(keys, BTreeSet::from(expected), "{problems}");
+    assert!(problems.0.iter().all(|problem| !problem.problem.is_empty() && !problem.hint.is_empty()));
+    assert!(problems.to_string().starts_with("could not use the configuration: 15 problems\n"));
+}
+
+#[test]
+fn a_problem_says_where_its_value_came_from() {
+    let given = Given::minimal_and("[outbox]\npoll_interval = \"soon\"")
+        .variable("OUTBOX_RELAY__OUTBOX__CAPTURE", "tail")
+        .flag("log.format", "xml");
+    let problems = given.problems();
+    let origin = |key: &str| problems.0.iter().find(|p| p.key == key).unwrap().origin.clone().unwrap();
+    assert!(origin("outbox.poll_interval").ends_with("relay.toml"));
+    assert_eq!(origin("outbox.capture"), "OUTBOX_RELAY__OUTBOX__CAPTURE");
+    assert_eq!(origin("log.format"), "--set");
+}
+
+#[test]
+fn an_unknown_key_is_answered_with_the_nearest_one() {
+    for (key, hint) in [
+        ("outbox.pol_interval", "did you mean outbox.poll_interval?"),
+        ("delivery.retry.backof_max", "did you mean delivery.retry.backoff_max?"),
+        ("outbox.in_flight_rows_max", "did you mean delivery.in_flight_rows_max?"),
+        ("outbx.table", "did you mean outbox?"),
+        ("admin.zzz", "remove it; known here: listen"),
+    ] {
+        let (_, problem, answer) = Given::minimal().flag(key, "1").problem();
+        assert_eq!((problem.as_str(), answer.as_str()), ("is an unknown key", hint), "{key}");
+    }
+}
+
+#[test]
+fn a_section_where_a_value_belongs_is_a_problem_and_the_other_way_round() {
+    let (key, problem, _) = Given::minimal().flag("lease", "10s").problem();
+    assert_eq!((key.as_str(), problem.as_str()), ("lease", "is a section, not a key"));
+    let (key, problem, _) = Given::minimal().flag("lease.ttl.max", "10s").problem();
+    assert_eq!((key.as_str(), problem.as_str()), ("lease.ttl", "is a section, not text"));
+}
+
+#[test]
+fn what_comes_in_a_later_version_is_called_that() {
+    for (key, value) in [
+        ("database.pooler", "transaction"),
+        ("outbox.capture", "tail"),
+        ("outbox.mark", "ranges"),
+        ("outbox.preset", "debezium"),
+        ("outbox.start", "now"),
+        ("sink.type", "rabbitmq"),
+        ("sink.rabbitmq.url", "amqp://localhost"),
+        ("delivery.on_permanent_failure", "halt-key"),
+        ("delivery.retry.attempts_max", "10"),
+    ] {
+        let (_, problem, _) = Given::minimal().flag(key, value).problem();
+        assert!(problem.ends_with("is not available yet"), "{key}: {problem}");
+    }
+}
+
+#[test]
+fn environment_overrides_file_and_flags_override_both() {
+    let file =
+        "[lease]\nttl = \"20s\"\n[log]\nformat = \"json\"\nfilter = \"warn\"\n[pipeline]\nname = \"file\"";
+    let config = Given::minimal_and(file)
+        .variable("OUTBOX_RELAY__LOG__FILTER", "debug")
+        .variable("OUTBOX_RELAY__PIPELINE__NAME", "environment")
+        .flag("pipeline.name", "flag")
+        .config();
+    assert_eq!(config.lease.ttl, Duration::from_secs(20));
+    assert_eq!(config.log.filter, "debug");
+    assert_eq!(config.pipeline.name, "flag");
+}
+
+#[test]
+fn the_environment_reaches_every_depth() {
+    let config = Given::minimal()
+        .variable("OUTBOX_RELAY__OUTBOX__COLUMNS__KEY", "Aggregate")
+        .variable("OUTBOX_RELAY__OUTBOX__COLUMNS__HEADERS", r#"["names", "values"]"#)
+        .variable("OUTBOX_RELAY__OUTBOX__FETCH_ROWS_MAX", "7")
+        .variable("OUTBOX_RELAY__SINK__KAFKA__PROPERTIES__COMPRESSION__TYPE", "lz4")
+        .config();
+    assert_eq!(config.outbox.columns.key.unwrap().0, "Aggregate");
+    assert!(
+        matches!(config.outbox.columns.headers, Some(HeaderColumns::Arrays { values, .. }) if values.0 == "values")
+    );
+    assert_eq!(config.outbox.fetch_rows_max, 7);
+    let Sink::Kafka(kafka) = config.sink else { panic!("kafka is the default") };
+    assert_eq!(kafka.properties["compression.type"].reveal(), "lz4");
+}
+
+#[test]
+fn a_property_means_the_same_however_its_dots_are_written() {
+    for text in [
+        "[sink.kafka.properties]\n\"linger.ms\" = 3",
+        "[sink.kafka.properties]\nlinger.ms = 3",
+        "[sink.kafka]\nproperties = { linger = { ms = \"3\" } }",
+    ] {
+        let given = Given::minimal_and(text);
+        let Sink::Kafka(kafka) = given.config().sink else { panic!("kafka is the default") };
+        assert_eq!(kafka.properties["linger.ms"].reveal(), "3");
+        let over = given.variable("OUTBOX_RELAY__SINK__KAFKA__PROPERTIES__LINGER__MS", "4");
+        let Sink::Kafka(kafka) = over.config().sink else { panic!("kafka is the default") };
+        assert_eq!(kafka.properties.len(), 1);
+        assert_eq!(kafka.properties["linger.ms"].reveal(), "4");
+    }
+}
+
+#[test]
+fn a_password_of_digits_stays_text() {
+    let given = Given::minimal().variable("OUTBOX_RELAY__SINK__KAFKA__PROPERTIES__SASL__PASSWORD", "0123");
+    let Sink::Kafka(kafka) = given.config().sink else { panic!("kafka is the default") };
+    assert_eq!(kafka.properties["sasl.password"].reveal(), "0123");
+}
+
+#[test]
+fn our_own_database_key_goes_before_database_url() {
+    let own = "postgres://relay@localhost/own";
+    let config = Given::minimal().variable("OUTBOX_RELAY__DATABASE__URL", own).config();
+    assert_eq!(config.database.url.reveal(), own);
+    assert_eq!(Given::minimal().config().database.url.reveal(), URL);
+}
+
+#[test]
+fn a_secret_may_come_from_a_file() {
+    let mut given = Given::minimal();
+    let url = given.secret("url", "postgres://relay@localhost/from_file\n");
+    let password = given.secret("password", "p@ss\r\n");
+    let given = given
+        .flag("database.url_file", url.to_str().unwrap())
+        .flag("database.password_file", password.to_str().unwrap())
+        .flag("sink.kafka.properties.sasl.password_file", password.to_str().unwrap());
+    let config = given.config();
+    assert_eq!(config.database.url.reveal(), "postgres://relay@localhost/from_file?password=p%40ss");
+    let Sink::Kafka(kafka) = config.sink else { panic!("kafka is the default") };
+    assert_eq!(kafka.properties["sasl.password"].reveal(), "p@ss");
+}
+
+#[test]
+fn a_secret_file_that_is_missing_empty_or_one_too_many_is_a_problem() {
+    let (key, problem, _) = Given::minimal().flag("database.password_file", "/nowhere/at/all").problem();
+    assert_eq!(key, "database.password_file");
+    assert!(problem.starts_with("could not read /nowhere/at/all: "), "{problem}");
+
+    let mut given = Given::minimal();
+    let empty = given.secret("empty", "\n");
+    let (_, problem, _) = given.flag("database.url_file", empty.to_str().unwrap()).problem();
+    assert!(problem.ends_with("it is empty"), "{problem}");
+
+    let mut given = Given::minimal().flag("database.url", URL);
+    let url = given.secret("url", URL);
+    let (_, problem, _) = given.flag("database.url_file", url.to_str().unwrap()).problem();
+    assert_eq!(problem, "is given besides url_file");
+}
+
+#[test]
+fn a_file_that_is_missing_or_broken_is_the_only_problem() {
+    let mut given = Given::default();
+    given.sources.file = Some("/nowhere/relay.toml".into());
+    let (key, problem, _) = given.problem();
+    assert_eq!(key, "/nowhere/relay.toml");
+    assert!(problem.starts_with("could not read this file: "), "{problem}");
+
+    let (_, problem, _) = Given::file("[database]\nurl = postgres://relay:canary@localhost/app").problem();
+    assert!(problem.starts_with("is not valid TOML at line 2, column 7"), "{problem}");
+}
+
+#[test]
+fn a_secret_is_shown_nowhere() {
+    let shown = |given: &Given| match load(&given.sources) {
+        Ok(config) => format!("{config:?}{config:#?}{}{given:?}", show(&config), given = given.sources),
+        Err(problems) => format!("{problems}{problems:?}"),
+    };
+    let url = "postgres://relay:canary@localhost/app?password=canary";
+    let good = Given::minimal()
+        .flag("database.url", url)
+        .flag("sink.kafka.properties.sasl.password", "canary")
+        .flag("sink.kafka.properties.ssl.key.pem", "canary")
+        .flag("sink.kafka.properties.sasl.oauthbearer.config", "canary");
+    good.config();
+    assert!(shown(&good).contains("***"));
+    assert!(!shown(&good).contains("canary"), "{}", shown(&good));
+
+    let broken = [
+        Given::minimal().flag("database.url", "postgres://relay:can/ary@canary/app"),
+        Given::minimal().flag("database.url", "postgres://relay:canary@db.example/app"),
+        Given::minimal().flag("database.url", "postgres://relay:1?canary@db.example/app"),
+        Given::minimal().flag("database.url.password", "canary"),
+        Given::minimal().flag("database.passwort", "canary"),
+        Given::minimal().flag("sink.kafka.properties.sasl.pasword", "canary"),
+        Given::minimal().flag("sink.kafka.properties.security.protocol", "canary"),
+        Given::minimal().flag("sink.kafka.properties.transactional.id", "canary"),
+        Given::minimal().flag("sink.kafka.properties", "canary"),
+        Given::minimal().flag("sink.kafka.properties.sasl.oauthbearer.client.secret", "canary"),
+        Given::file("[database]\nurl = \"postgres://relay:canary@h/d\"\nurl = \"canary\""),
+        Given::file("[database]\nurl = postgres://relay:canary@localhost"),
+        Given::file("[database]\nurl = \"postgres://relay:canary"),
+        Given::file("canary"),
+        Given::file(
+            "[database]\nurl = [\"canary\"]\n[sink.kafka.properties]\n\"sasl.password\" = [\"canary\"]",
+        ),
+    ];
+    for given in &broken {
+        assert!(load(&given.sources).is_err());
+        assert!(!shown(given).contains("canary"), "{}", shown(given));
+    }
+}
+
+#[test]
+fn a_promise_bearing_kafka_property_is_refused() {
+    for name in [
+        "bootstrap.servers",
+        "enable.idempotence",
+        "acks",
+        "request.required.acks",
+        "message.timeout.ms",
+        "delivery.timeout.ms",
+        "allow.auto.create.topics",
+        "partitioner",
+        "transactional.id",
+        "enable.gapless.guarantee",
+        "queue.buffering.max.messages",
+        "queue.buffering.max.kbytes",
+        "message.max.bytes",
+        "delivery.report.only.error",
+        "dr_msg_cb",
+        "retries",
+    ] {
+        let (key, problem, _) =
+            Given::minimal().flag(&format!("sink.kafka.properties.{name}"), "1").problem();
+        assert_eq!(key, format!("sink.kafka.properties.{name}"));
+        assert!(problem.starts_with("cannot be set: "), "{name}: {problem}");
+    }
+    let in_flight = |value| Given::minimal().flag("sink.kafka.properties.max.in.flight", value);
+    assert!(in_flight("6").problem().1.starts_with("is out of range"));
+    in_flight("5").config();
+}
+
+#[test]
+fn a_property_librdkafka_would_refuse_is_refused_before_the_start() {
+    let (_, problem, _) = Given::minimal().flag("sink.kafka.properties.lingr.ms", "1").problem();
+    assert!(problem.starts_with("is unknown to librdkafka"), "{problem}");
+    let (_, problem, _) = Given::minimal().flag("sink.kafka.properties.linger.ms", "soon").problem();
+    assert!(problem.starts_with("has a value librdkafka does not accept"), "{problem}");
+    let lacking = Given::minimal().flag("sink.kafka.properties.sasl.oauthbearer.client.secret", "canary");
+    assert_eq!(lacking.problem().1, "is not part of this build of librdkafka");
+}
+
+#[test]
+fn plaintext_beyond_loopback_needs_consent() {
+    let far = Given::minimal().flag("database.url", "postgres://relay@db.example/app");
+    assert_eq!(far.problem().0, "database.url");
+    far.flag("database.insecure_allow_plaintext", "true").config();
+    Given::minimal().flag("database.url", "postgres://relay@db.example/app?sslmode=verify-full").config();
+
+    for brokers in ["kafka:9092", "localhost:9092,kafka:9092", "PLAINTEXT://10.0.0.1:9092"] {
+        let far = Given::minimal().flag("sink.kafka.brokers", brokers);
+        assert_eq!(far.problem().0, "sink.kafka.brokers");
+        far.flag("sink.kafka.insecure_allow_plaintext", "true").config();
+        let tls = Given::minimal().flag("sink.kafka.brokers", brokers);
+        tls.flag("sink.kafka.properties.security.protocol", "SASL_SSL").config();
+    }
+    Given::minimal().flag("sink.kafka.brokers", "localhost:9092, 127.0.0.1:9093,[::1]:9094").config();
+}
+
+#[test]
+fn quoted_and_mixed_case_names_survive() {
+    let config = Given::minimal_and(
+        r#"
+        [outbox]
+        table = '"My.App"."Outbox ""Message"""'
+        mark_column = "DeliveredAt"
+        [outbox.columns]
+        id = "Id"
+        order = '"Sequence.No"'
+        key = "Aggregate.Id"
+        destination = "Topic"
+        payload = "payLoad"
+        "#,
+    )
+    .config();
+    assert_eq!(config.outbox.table.quoted(), r#""My.App"."Outbox ""Message""""#);
+    assert_eq!(config.outbox.columns.id.0, "Id");
+    assert_eq!(config.outbox.columns.order.unwrap().0, "Sequence.No");
+    assert_eq!(config.outbox.columns.key.unwrap().0, "Aggregate.Id");
+    assert!(
+        matches!(config.outbox.mark, Mark::Update(MarkColumn::Timestamp(name)) if name.0 == "DeliveredAt")
+    );
+}
+
+#[test]
+fn another_table_is_not_taken_to_have_our_columns() {
+    let problems = Given::minimal().flag("outbox.table", "app.events").problems();
+    let keys: Vec<_> = problems.0.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(keys, ["outbox.mark_column", "outbox.columns.id", "outbox.columns.payload"]);
+    let given = Given::minimal().flag("outbox.table", "app.events").flag("outbox.preset", "default");
+    assert_eq!(given.config().outbox.columns.payload.0, "payload");
+}
+
+#[test]
+fn the_default_table_need_not_have_our_columns() {
+    let given = Given::minimal()
+        .flag("outbox.preset", "none")
+        .flag("outbox.columns.id", "id")
+        .flag("outbox.columns.payload", "body")
+        .flag("outbox.mark", "delete")
+        .flag("delivery.ordering", "none")
+        .flag("route.topic", "events");
+    let outbox = given.config().outbox;
+    assert!(outbox.columns.key.is_none() && outbox.columns.headers.is_none());
+    assert!(matches!(outbox.mark, Mark::Delete));
+}
+
+#[test]
+fn order_within_a_key_needs_a_key_and_an_order() {
+    let given = || {
+        Given::minimal()
+            .flag("outbox.table", "app.events")
+            .flag("outbox.columns.id", "id")
+            .flag("outbox.columns.payload", "body")
+            .flag("outbox.mark", "delete")
+            .flag("route.topic", "events")
+    };
+    let problems = given().problems();
+    let keys: Vec<_> = problems.0.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(keys, ["outbox.columns.order", "outbox.columns.key"]);
+    given().flag("delivery.ordering", "none").config();
+}
+
+#[test]
+fn a_mark_says_all_it_needs_and_nothing_it_does_not_use() {
+    let status = || {
+        Given::minimal()
+            .flag("outbox.mark_kind", "status")
+            .flag("outbox.mark_column", "state")
+            .flag("outbox.pending_value", "0")
+    };
+    assert_eq!(status().problem().0, "outbox.mark_value");
+    assert_eq!(status().flag("outbox.mark_value", "0").problem().1, "is the same as pending_value");
+    let mark = status().flag("outbox.mark_value", "1").config().outbox.mark;
+    let Mark::Update(MarkColumn::Status { pending, delivered, .. }) = mark else { panic!("{mark:?}") };
+    assert_eq!((pending.as_str(), delivered.as_str()), ("0", "1"));
+
+    assert_eq!(Given::minimal().flag("outbox.mark_kind", "boolean").problem().0, "outbox.mark_column");
+    assert_eq!(Given::minimal().flag("outbox.pending_value", "0").problem().0, "outbox.pending_value");
+    let delete = Given::minimal().flag("outbox.mark", "delete");
+    assert!(matches!(delete.config().outbox.mark, Mark::Delete));
+    assert_eq!(delete.flag("outbox.mark_column", "sent").problem().0, "outbox.mark_column");
+}
+
+#[test]
+fn what_only_breaks_together_is_found() {
+    for (key, value, at) in [
+        ("database.lock_timeout", "30s", "database.lock_timeout"),
+        ("outbox.message_bytes_max", "17MiB", "delivery.in_flight_bytes_max"),
+        ("delivery.retry.backoff_min", "6m", "delivery.retry.backoff_min"),
+        ("route.kind_header", "outbox-id", "route.kind_header"),
+        ("outbox.header_columns.outbox-id", "id", "outbox.header_columns.outbox-id"),
+        ("admin.listen", "127.0.0.1:9717", "admin.listen"),
+    ] {
+        let problems = Given::minimal().flag(key, value).problems();
+        assert_eq!(problems.0[0].key, at, "{problems}");
+    }
+    let given = Given::minimal_and(
+        "[outbox]\ntable = \"t\"\nmark = \"delete\"\n[outbox.columns]\nid = \"i\"\norder = \"i\"\nkey = \"k\"\npayload = \"p\"",
+    );
+    assert_eq!(given.problem().0, "route.topic");
+    given.flag("route.topic", "events").config();
+}
+
+#[test]
+fn standard_output_needs_no_broker_and_keeps_the_kafka_section_for_later() {
+    let given = Given::minimal_and("[sink.kafka]\nbrokers = \"kafka:9092\"").flag("sink.type", "stdout");
+    assert!(matches!(given.config().sink, Sink::Stdout));
+}
+
+#[test]
+fn what_is_shown_loads_and_shows_the_same() {
+    let mapped = Given::minimal_and(
+        r#"
+        [outbox]
+        table = '"My.App".events'
+        mark_kind = "status"
+        mark_column = '"state'
+        mark_value = "sent\t\"now\""
+        pending_value = 0
+        [outbox.columns]
+        id = "Id"
+        order = "Id"
+        key = "a\\b"
+        payload = "p"
+        headers = ["names", "values"]
+        [outbox.header_columns]
+        "x.Trace-Id" = "trace"
+        [route]
+        topic = "events"
+        [sink.kafka]
+        brokers = "kafka:9092"
+        insecure_allow_plaintext = true
+        [sink.kafka.properties]
+        "linger.ms" = 5
+        "#
+        .replace("'\"state'", "'\"st\"\"ate\"'")
+        .as_str(),
+    );
+    // The broker of the file, not of the environment.
+    let mut mapped = mapped;
+    mapped.sources.environment.retain(|(name, _)| name == "DATABASE_URL");
+    let deleting = Given::minimal().flag("outbox.mark", "delete").flag("sink.type", "stdout");
+    for given in [Given::minimal(), mapped, deleting] {
+        let shown = show(&given.config());
+        let again = show(&Given::file(&shown).config());
+        assert_eq!(shown, again);
+    }
+}
+
+#[test]
+fn the_example_loads_as_it_stands() {
+    let config = Given::file(EXAMPLE).config();
+    let minimal = Given::minimal().flag("sink.kafka.brokers", "localhost:9092").config();
+    assert_eq!(show(&config), show(&minimal));
+}
+
+#[test]
+fn the_example_shows_each_default() {
+    let uncommented: String = example_lines().map(|line| line.setting + "\n").collect();
+    let with_defaults = Given::file(&uncommented).config();
+    assert_eq!(show(&with_defaults), show(&Given::file(EXAMPLE).config()));
+    // Not merely by leaving a key out: each default must be there to be compared.
+    let settings = example_settings(|line| !line.is_sample);
+    for line in show(&with_defaults).lines().filter(|line| line.contains(" = ")) {
+        let key = line.split(" = ").next().unwrap();
+        assert!(settings.iter().any(|path| path.ends_with(&format!(".{key}"))), "{key} has no default shown");
+    }
+}
+
+#[test]
+fn the_example_has_every_key() {
+    let shown = example_settings(|_| true);
+    let known = keys();
+    let missing: Vec<_> = known.iter().filter(|key| !shown.contains(*key)).collect();
+    assert!(missing.is_empty(), "config.example.toml lacks {missing:?}");
+    let stray: Vec<_> = shown.iter().filter(|key| !known.contains(*key)).collect();
+    assert!(stray.is_empty(), "config.example.toml shows unknown {stray:?}");
+}
+
+const EXAMPLE: &str = include_str!("../../config.example.toml");
+
+/// A line of the example as it reads without its leading `#`.
+struct Line {
+    setting: String,
+    /// No default: it only shows what could be written.
+    is_sample: bool,
+}
+
+/// Section headers, settings and defaults; samples are blank. Prose starts with `# `.
+fn example_lines() -> impl Iterator<Item = Line> {
+    all_example_lines().filter(|line| !line.is_sample)
+}
+
+fn all_example_lines() -> impl Iterator<Item = Line> {
+    EXAMPLE.lines().filter(|line| !line.is_empty() && *line != "#" && !line.starts_with("# ")).map(|line| {
+        let setting = line.strip_prefix('#').unwrap_or(line);
+        Line { setting: setting.to_owned(), is_sample: setting.ends_with("# sample") }
+    })
+}
+
+/// The paths of the example's settings; an open table counts as one.
+fn example_settings(wanted: impl Fn(&Line) -> bool) -> BTreeSet<String> {
+    const OPEN: [&str; 2] = ["outbox.header_columns", "sink.kafka.properties"];
+    let mut section = String::new();
+    let mut paths = BTreeSet::new();
+    for line in all_example_lines().filter(wanted) {
+        if let Some(header) = line.setting.strip_prefix('[') {
+            header.split(']').next().unwrap().clone_into(&mut section);
+            if OPEN.contains(&section.as_str()) {
+                paths.insert(section.clone());
+            }
+        } else if !OPEN.contains(&section.as_str()) {
+            paths.insert(format!("{section}.{}", line.setting.split(" =").next().unwrap()));
+        }
+    }
+    paths
+}
