@@ -1,1 +1,222 @@
-//! Records to Kafka, by librdkafka.
+//! Kafka, by librdkafka's producer with its own polling thread.
+//!
+//! A record is copied into the client's queue, its token travels with it as an opaque number, and comes
+//! back in the delivery callback; nothing is allocated here per record. librdkafka batches, connects and
+//! retries. What its codes mean is in `classify`, how it is set up in `settings`, what it calls back in
+//! `deliveries`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer};
+use rdkafka::types::RDKafkaConfRes;
+use tokio::sync::oneshot;
+
+use super::inbox::Inbox;
+use super::{Destination, ErrorType, Failure, Fault, Record, Shipment, Sink, SinkEvent, printable};
+use crate::config;
+use crate::message::{Header, RowRef};
+
+mod classify;
+mod deliveries;
+mod settings;
+
+use deliveries::Deliveries;
+pub use settings::Limits;
+
+/// How long `close` waits for librdkafka's threads. They may hang in a name lookup; whatever is left of
+/// them ends with the process.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+type Client = ThreadedProducer<Deliveries>;
+
+/// A Kafka cluster as a [`Sink`]. It sends nothing before it is opened.
+pub struct KafkaSink {
+    config: ClientConfig,
+    inbox: Arc<Inbox>,
+    client: Option<Client>,
+}
+
+impl KafkaSink {
+    #[must_use]
+    pub fn new(kafka: &config::Kafka, limits: Limits) -> Self {
+        let config = settings::client_config(kafka, limits);
+        Self { config, inbox: Arc::default(), client: None }
+    }
+
+    /// Queues a record, or says why it was not.
+    fn send(&self, client: &Client, shipment: &Shipment) -> Result<(), Failure> {
+        let record = &*shipment.record;
+        let Destination::Topic(topic) = &record.destination;
+        let token = usize::try_from(shipment.token.0).expect("a token is as wide as a pointer");
+        let queued = client.send(BaseRecord {
+            topic,
+            partition: None,
+            payload: record.body.as_deref(),
+            key: record.key.as_deref(),
+            timestamp: record.timestamp_ms,
+            headers: (!record.headers.is_empty()).then(|| native(&record.headers)),
+            delivery_opaque: token,
+        });
+        queued.map_err(|(error, _)| self.not_queued(client, &error, record))
+    }
+
+    /// The client turned the record away, so it cannot have been published.
+    fn not_queued(&self, client: &Client, error: &KafkaError, record: &Record) -> Failure {
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::InvalidArgument);
+        if code == RDKafkaErrorCode::Fatal
+            && let Some(fatal) = fatal_failure(client)
+        {
+            return Failure { maybe_published: false, ..fatal };
+        }
+        if code == RDKafkaErrorCode::MessageSizeTooLarge {
+            return self.too_large(record);
+        }
+        let reason = || Failure::refused(Fault::Transient, ErrorType::Other, error.to_string());
+        Failure { maybe_published: false, ..classify::failure(code, true).unwrap_or_else(reason) }
+    }
+
+    fn too_large(&self, record: &Record) -> Failure {
+        let (bytes, max) = (record.bytes(), settings::record_bytes_max(&self.config));
+        let reason = format!("the record has {bytes} bytes with key and headers, message.max.bytes is {max}");
+        Failure::refused(Fault::Permanent, ErrorType::TooLarge, reason)
+    }
+
+    /// Ends the client of an earlier epoch without waiting for it. Nobody reads its inbox any more.
+    fn retire(&mut self) -> Option<oneshot::Receiver<()>> {
+        let client = self.client.take()?;
+        self.inbox = Arc::default();
+        purge(&client);
+        let (ended, end) = oneshot::channel();
+        let retiring = thread::Builder::new().name("kafka-retire".to_owned()).spawn(move || {
+            drop(client);
+            // Nobody may wait for it.
+            let _ = ended.send(());
+        });
+        retiring.is_ok().then_some(end)
+    }
+}
+
+impl Sink for KafkaSink {
+    async fn open(&mut self, _epoch: u64) -> Result<Vec<RowRef>, Failure> {
+        self.retire();
+        let config = self.config.clone();
+        let context = Deliveries::new(Arc::clone(&self.inbox), settings::batch_bytes_max(&config));
+        // Certificates are read from files on the way.
+        let created = tokio::task::spawn_blocking(move || Client::from_config_and_context(&config, context));
+        let client = created.await.map_err(|error| unusable(error.to_string()))?;
+        self.client = Some(client.map_err(|error| unusable(creation_reason(&error)))?);
+        Ok(Vec::new())
+    }
+
+    fn publish(&mut self, shipments: Vec<Shipment>) {
+        for shipment in &shipments {
+            let queued = match &self.client {
+                Some(client) => self.send(client, shipment),
+                None => Err(Failure::refused(Fault::Fatal, ErrorType::Other, "the Kafka client is not open")),
+            };
+            if let Err(failure) = queued {
+                self.inbox.outcome(shipment.token, Err(failure));
+            }
+        }
+    }
+
+    async fn events(&mut self) -> Vec<SinkEvent> {
+        let mut events = self.inbox.take().await;
+        if let Some(client) = &self.client {
+            blame_client(&mut events, client);
+        }
+        events
+    }
+
+    fn purge(&mut self) {
+        if let Some(client) = &self.client {
+            purge(client);
+        }
+    }
+
+    async fn close(&mut self) {
+        if let Some(end) = self.retire() {
+            // Late or not, there is nothing left to do about it.
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, end).await;
+        }
+    }
+}
+
+impl Drop for KafkaSink {
+    /// Dropping a client joins its threads; that must not hold up the runtime.
+    fn drop(&mut self) {
+        self.retire();
+    }
+}
+
+impl fmt::Debug for KafkaSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaSink").field("open", &self.client.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// Does not wait: a broker's thread may hang in a name lookup. Each empties its queues before it does
+/// anything else.
+fn purge(client: &Client) {
+    client.purge(PurgeConfig::default().queue().inflight().non_blocking());
+}
+
+fn native(headers: &[Header]) -> OwnedHeaders {
+    headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |native, header| {
+        native.insert(KafkaHeader { key: &header.name, value: header.value.as_deref() })
+    })
+}
+
+/// A client with a fatal error purges its queue by itself: that is no outage and no purge of ours.
+fn blame_client(events: &mut [SinkEvent], client: &Client) {
+    let failures = events.iter_mut().flat_map(|event| match event {
+        SinkEvent::Outcomes(outcomes) => outcomes.as_mut_slice(),
+        SinkEvent::Down(_) | SinkEvent::Up => &mut [],
+    });
+    let mut purged = failures
+        .filter_map(|outcome| outcome.result.as_mut().err())
+        .filter(|failure| failure.error_type == ErrorType::Purged)
+        .peekable();
+    if purged.peek().is_none() {
+        return;
+    }
+    if let Some(fatal) = fatal_failure(client) {
+        purged.for_each(|failure| *failure = fatal.clone());
+    }
+}
+
+/// `Fatal` or `Fenced`, if the client can never send again.
+fn fatal_failure(client: &Client) -> Option<Failure> {
+    let (code, reason) = client.client().fatal_error()?;
+    let reason = format!("{code:?}: {}", printable(&reason, 300));
+    let known = classify::failure(code, true);
+    let fault = match known.as_ref().map(|failure| failure.fault) {
+        Some(Fault::Fenced) => Fault::Fenced,
+        Some(Fault::Unavailable | Fault::Blocked | Fault::Transient | Fault::Permanent | Fault::Fatal)
+        | None => Fault::Fatal,
+    };
+    Some(Failure::unknown(fault, known.map_or(ErrorType::Other, |failure| failure.error_type), reason))
+}
+
+fn unusable(reason: String) -> Failure {
+    Failure::refused(Fault::Fatal, ErrorType::Other, format!("could not set up the Kafka client: {reason}"))
+}
+
+/// Names the property, never its value: it may be a password.
+fn creation_reason(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
+            format!("librdkafka has no property \"{name}\"")
+        }
+        KafkaError::ClientConfig(_, _, name, _) => {
+            format!("librdkafka does not take the value of \"{name}\"")
+        }
+        other => printable(&other.to_string(), 300),
+    }
+}

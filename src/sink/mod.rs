@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::message::{Header, RowRef};
 
+mod inbox;
 pub mod kafka;
 pub mod stdout;
 
@@ -185,6 +186,18 @@ impl Failure {
     pub fn unknown(fault: Fault, error_type: ErrorType, reason: impl Into<Arc<str>>) -> Self {
         Self { fault, error_type, maybe_published: true, reason: reason.into() }
     }
+}
+
+/// The first `chars_max` characters of foreign text, fit for a log line or a reason: without control
+/// characters, which could forge lines or drive a terminal.
+pub(crate) fn printable(text: &str, chars_max: usize) -> String {
+    let mut chars = text.chars();
+    let mut shown: String =
+        chars.by_ref().take(chars_max).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if chars.next().is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// A message broker, as far as the relay needs one.

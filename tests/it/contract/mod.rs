@@ -1,0 +1,3 @@
+//! What every implementation of a trait owes its callers: one suite per trait.
+
+pub(crate) mod sink;
