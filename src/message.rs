@@ -111,6 +111,8 @@ pub struct Message {
     pub headers: Vec<Header>,
     pub payload: Payload,
     pub created_at: Option<Timestamp>,
+    /// What makes the row impossible to publish as it stands (headers that are none), for a person.
+    pub malformed: Option<Arc<str>>,
 }
 
 impl Message {

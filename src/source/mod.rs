@@ -4,6 +4,17 @@
 //! A source reads, marks and keeps the lease. It never decides a retry, publishes, or touches a
 //! metric. Everything crosses in batches.
 
+mod connection;
+mod decode;
+mod lease;
+mod mark;
+pub mod migrate;
+mod outbox;
+pub mod poll;
+mod schema;
+mod statement;
+mod writers;
+
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;

@@ -1,0 +1,476 @@
+//! Finds rows by asking: [`Poll`] carries the calls of [`Source`] out over three connections. It
+//! decides nothing, waits for nothing between calls, and starts afresh after every failure.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering as Memory};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
+
+use super::connection::{
+    self, Connector, INSUFFICIENT_PRIVILEGE, Link, Slot, UNDEFINED_SCHEMA, UNDEFINED_TABLE, explain, unfit,
+};
+use super::decode::{self, Decoder, Misread};
+use super::lease::Lease;
+use super::outbox::{Ids, KeyKind, Outbox};
+use super::schema::Table;
+use super::writers::Writers;
+use super::{
+    Backlog, Batch, Epoch, Fetch, Refusal, Settled, Settlement, Source, SourceError, SourceErrorKind,
+};
+use crate::config;
+use crate::message::{Position, RowId, RowRef, Timestamp};
+
+const READ: &str = "could not read the outbox";
+const MARK: &str = "could not mark rows delivered";
+const LEASE: &str = "could not take or renew the lease";
+const MEASURE: &str = "could not measure the backlog";
+
+/// Ids of one statement: more gain nothing, and a failing one is split.
+const SETTLE_ROWS_MAX: usize = 5_000;
+
+/// How long rows may wait for the server to flush the WAL by itself. An idle writer can hold it back
+/// for seconds, so afterwards we make it flush.
+const FLUSH_LOOKS_MAX: u32 = 5;
+const FLUSH_LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// What a polling source is made of.
+#[derive(Debug, Clone)]
+pub struct PollSettings {
+    pub pipeline: config::Pipeline,
+    pub database: config::Database,
+    pub state: config::State,
+    pub outbox: config::Outbox,
+    pub lease: config::Lease,
+    pub ordering: config::Ordering,
+    /// An SQL expression over the outbox row `o`: the destination's name as text, or NULL.
+    pub destination_sql: String,
+}
+
+/// The outbox of one pipeline, polled.
+#[derive(Debug)]
+pub struct Poll {
+    settings: PollSettings,
+    connector: Connector,
+    lease: Lease,
+    /// The three kinds of call that may overlap have a connection each, made when first needed.
+    reader: Slot<Reader>,
+    marker: Slot<Session>,
+    keeper: Slot<Session>,
+    /// The marker's server process, which takes locks like a writer.
+    marker_pid: AtomicI32,
+    writers: Mutex<Writers>,
+    leading: AtomicBool,
+    first_sight: Mutex<Option<(RowId, Timestamp)>>,
+}
+
+/// A connection and what the outbox looks like over it. Looked up once for each connection, so that
+/// a changed table is seen by the next one.
+#[derive(Debug)]
+struct Session {
+    link: Link,
+    outbox: Option<Arc<Outbox>>,
+}
+
+#[derive(Debug)]
+struct Reader {
+    session: Session,
+    outbox: Arc<Outbox>,
+    decoder: Decoder,
+}
+
+impl Poll {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// `Unfit` if the database URL cannot be read.
+    pub fn new(settings: PollSettings) -> Result<Self, SourceError> {
+        Ok(Self {
+            connector: Connector::new(&settings.database, &settings.pipeline.name)?,
+            lease: Lease::new(&settings.state.schema, &settings.pipeline.name, settings.lease.ttl),
+            reader: Slot::default(),
+            marker: Slot::default(),
+            keeper: Slot::default(),
+            marker_pid: AtomicI32::new(0),
+            writers: Mutex::default(),
+            leading: AtomicBool::new(false),
+            first_sight: Mutex::default(),
+            settings,
+        })
+    }
+
+    async fn session(&self, slot: &Slot<Session>) -> Result<Session, SourceError> {
+        match slot.take() {
+            Some(session) => Ok(session),
+            None => Ok(Session { link: self.connector.connect().await?, outbox: None }),
+        }
+    }
+
+    async fn outbox(&self, session: &mut Session) -> Result<Arc<Outbox>, SourceError> {
+        if let Some(outbox) = &session.outbox {
+            return Ok(Arc::clone(outbox));
+        }
+        let table = Table::resolve(&mut session.link, &self.settings.outbox, self.settings.ordering).await?;
+        let outbox = Arc::new(Outbox::new(&table, &self.settings.outbox, &self.settings.destination_sql));
+        session.outbox = Some(Arc::clone(&outbox));
+        Ok(outbox)
+    }
+}
+
+impl Source for Poll {
+    async fn lease(&self) -> Result<Option<Epoch>, SourceError> {
+        let mut session = self.session(&self.keeper).await?;
+        let leading = self.leading.swap(false, Memory::Relaxed);
+        let lease = &self.lease;
+        let taken = session
+            .link
+            .run(async |c| if leading { lease.renew(c).await } else { lease.take(c).await })
+            .await
+            .map_err(|error| self.explain_lease(&error))?;
+        self.leading.store(taken.is_some(), Memory::Relaxed);
+        self.keeper.put(session);
+        Ok(taken)
+    }
+
+    async fn release(&self) -> Result<(), SourceError> {
+        let mut session = self.session(&self.keeper).await?;
+        self.leading.store(false, Memory::Relaxed);
+        session
+            .link
+            .run(async |c| self.lease.release(c).await)
+            .await
+            .map_err(|error| self.explain_lease(&error))?;
+        self.keeper.put(session);
+        Ok(())
+    }
+
+    async fn fetch(&self, fetch: Fetch) -> Result<Batch, SourceError> {
+        let mut reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => self.connect_reader().await?,
+        };
+        let (batch, insert_lsn) = self.read(&mut reader, &fetch).await?;
+        if let (Flush::Awaited(lsn), false) = (insert_lsn, batch.messages.is_empty()) {
+            await_flush(&mut reader.session.link, lsn).await?;
+        }
+        self.reader.put(reader);
+        Ok(batch)
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Settled, SourceError> {
+        let mut session = self.session(&self.marker).await?;
+        self.marker_pid.store(session.link.pid, Memory::Relaxed);
+        let outbox = self.outbox(&mut session).await?;
+        let mut settled = Settled::default();
+        for part in settlements.chunks(SETTLE_ROWS_MAX) {
+            let rows = part.iter().map(|settlement| settlement.row().clone()).collect();
+            self.settle_part(&mut session, &outbox, rows, &mut settled).await?;
+        }
+        self.marker.put(session);
+        Ok(settled)
+    }
+
+    async fn backlog(&self) -> Result<Backlog, SourceError> {
+        let mut session = self.session(&self.keeper).await?;
+        let outbox = self.outbox(&mut session).await?;
+        let statement = &outbox.backlog;
+        let row = session
+            .link
+            .ask(MEASURE, async |c| sqlx::query(statement.sql()).bind(counted_max()).fetch_one(c).await)
+            .await?;
+        let backlog = self.read_backlog(&outbox, &row).map_err(|misread| misread_error(MEASURE, &misread))?;
+        self.keeper.put(session);
+        Ok(backlog)
+    }
+}
+
+/// How a read's rows become durable.
+enum Flush {
+    Done,
+    /// Once the WAL is flushed to this position; `None` is unknown, so it has to be forced.
+    Awaited(Option<String>),
+}
+
+/// Reading.
+impl Poll {
+    async fn connect_reader(&self) -> Result<Reader, SourceError> {
+        let mut session = Session { link: self.connector.connect().await?, outbox: None };
+        let outbox = self.outbox(&mut session).await?;
+        let columns = &self.settings.outbox.columns;
+        let mapped = columns.to_headers.keys().map(|name| Arc::from(name.as_str())).collect();
+        let decoder = Decoder::new(outbox.id, columns.headers.clone(), mapped);
+        Ok(Reader { session, outbox, decoder })
+    }
+
+    async fn read(&self, reader: &mut Reader, fetch: &Fetch) -> Result<(Batch, Flush), SourceError> {
+        let Reader { session, outbox, decoder } = reader;
+        let own = [session.link.pid, self.marker_pid.load(Memory::Relaxed)];
+        let sent = session.link.run(async |c| {
+            let mut page = Page::new(fetch.rows_max, fetch.bytes_max);
+            let mut rows = self.fetch_query(outbox, fetch, own).fetch(c);
+            while let Some(row) = rows.try_next().await? {
+                page.add(&row, decoder).map_err(|misread| sqlx::Error::Decode(misread.into()))?;
+            }
+            Ok(page)
+        });
+        let page = sent.await.map_err(|error| explain(READ, &error))?;
+        let writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner).seen(&page.writers);
+        let batch = Batch { cut: page.cut(), messages: page.messages, highest: page.highest, writers };
+        Ok((batch, page.flush))
+    }
+
+    fn fetch_query<'q>(
+        &self,
+        outbox: &Outbox,
+        fetch: &Fetch,
+        own: [i32; 2],
+    ) -> sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments> {
+        let query = sqlx::query(outbox.fetch(fetch).sql())
+            .bind(fetch.after.0)
+            .bind(to_i64(fetch.rows_max))
+            .bind(to_i64(fetch.bytes_max))
+            .bind(to_i64(self.settings.outbox.message_bytes_max))
+            .bind(own);
+        let query = bind_ids(query, Ids::new(outbox.id, fetch.exclude.iter()));
+        let lanes = &fetch.skip.lanes;
+        let query = match outbox.key {
+            KeyKind::Bytes => query.bind(lanes.iter().map(|lane| lane.key.to_vec()).collect::<Vec<_>>()),
+            KeyKind::Text => query.bind(lanes.iter().map(|lane| utf8(&lane.key)).collect::<Vec<_>>()),
+        };
+        let destinations = lanes.iter().map(|lane| lane.destination.as_ref().map(ToString::to_string));
+        query
+            .bind(destinations.collect::<Vec<_>>())
+            .bind(fetch.skip.destinations.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+}
+
+/// A batch in the making.
+struct Page {
+    rows_max: usize,
+    bytes_max: u64,
+    messages: Vec<crate::message::Message>,
+    stored: u64,
+    sent: u64,
+    highest: Option<Position>,
+    writers: String,
+    flush: Flush,
+}
+
+impl Page {
+    fn new(rows_max: usize, bytes_max: usize) -> Self {
+        let bytes_max = u64::try_from(bytes_max).unwrap_or(u64::MAX);
+        Self {
+            rows_max,
+            bytes_max,
+            messages: Vec::new(),
+            stored: 0,
+            sent: 0,
+            highest: None,
+            writers: String::new(),
+            flush: Flush::Awaited(None),
+        }
+    }
+
+    fn add(&mut self, row: &PgRow, decoder: &mut Decoder) -> Result<(), Misread> {
+        if decode::bytes(row, 3).is_some() {
+            return self.moment(row);
+        }
+        let decoded = decoder.row(row)?;
+        self.stored = self.stored.saturating_add(decoded.stored);
+        self.sent = self.sent.saturating_add(decoded.sent);
+        self.messages.push(decoded.message);
+        Ok(())
+    }
+
+    fn moment(&mut self, row: &PgRow) -> Result<(), Misread> {
+        self.highest = decode::bytes(row, 0).map(decode::int).transpose()?.map(Position);
+        self.writers = decode::text(row, 1).unwrap_or_default().to_owned();
+        let durable = decode::bytes(row, 3) == Some(&[1]);
+        self.flush =
+            if durable { Flush::Done } else { Flush::Awaited(decode::text(row, 2).map(str::to_owned)) };
+        Ok(())
+    }
+
+    /// The same sums as the statement's: it left a row out if and only if one of them was reached.
+    fn cut(&self) -> bool {
+        self.messages.len() >= self.rows_max || self.stored >= self.bytes_max || self.sent >= self.bytes_max
+    }
+}
+
+/// Waits until everything below `lsn` would survive a crash of the database.
+async fn await_flush(link: &mut Link, lsn: Option<String>) -> Result<(), SourceError> {
+    const ATTEMPT: &str = "could not make sure that the rows read are durable";
+    if let Some(lsn) = lsn {
+        for _ in 0..FLUSH_LOOKS_MAX {
+            tokio::time::sleep(FLUSH_LOOK_EVERY).await;
+            let look = "select pg_current_wal_flush_lsn() >= $1::text::pg_lsn";
+            if link.ask(ATTEMPT, async |c| sqlx::query_scalar(look).bind(&lsn).fetch_one(c).await).await? {
+                return Ok(());
+            }
+        }
+    }
+    // A commit of our own comes after theirs in the WAL, and is synchronous: it flushes (and, with
+    // synchronous standbys, replicates) theirs. It must write something, or it flushes nothing.
+    let force = "select pg_logical_emit_message(true, 'outbox_relay.barrier', '')::text";
+    link.ask(ATTEMPT, async |c| sqlx::query(force).execute(c).await.map(drop)).await
+}
+
+/// Marking.
+impl Poll {
+    /// Marks what can be marked. A statement that fails because of a row is split until the row is alone.
+    async fn settle_part(
+        &self,
+        session: &mut Session,
+        outbox: &Outbox,
+        rows: Vec<RowRef>,
+        settled: &mut Settled,
+    ) -> Result<(), SourceError> {
+        let mut parts = vec![rows];
+        while let Some(mut rows) = parts.pop() {
+            match mark(session, outbox, &rows).await {
+                Ok(kept) => sort_out(rows, &kept, settled),
+                Err(error) if !connection::is_about_a_row(&error) => return Err(explain(MARK, &error)),
+                Err(error) => {
+                    self.check_grant(session, &error).await?;
+                    let half = rows.split_off(rows.len() / 2);
+                    if rows.is_empty() {
+                        let reason = connection::reason(&error);
+                        settled.refused.extend(half.into_iter().map(|row| (row, failed(&reason))));
+                    } else {
+                        parts.extend([half, rows]);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// "Permission denied" comes from a trigger about one row, or from a grant that was taken away.
+    async fn check_grant(&self, session: &mut Session, error: &sqlx::Error) -> Result<(), SourceError> {
+        if connection::sqlstate(error) != Some(INSUFFICIENT_PRIVILEGE) {
+            return Ok(());
+        }
+        Table::resolve(&mut session.link, &self.settings.outbox, self.settings.ordering).await.map(drop)
+    }
+}
+
+fn failed(reason: &str) -> Refusal {
+    Refusal::Failed(reason.into())
+}
+
+/// Marks `rows` and returns the ids of those that are pending nevertheless.
+async fn mark(session: &mut Session, outbox: &Outbox, rows: &[RowRef]) -> Result<Vec<RowId>, sqlx::Error> {
+    let ids = Ids::new(outbox.id, rows.iter().map(|row| &row.id));
+    let marked = ids_of(session, outbox, outbox.settle.sql(), ids).await?;
+    if marked.len() == rows.len() {
+        return Ok(Vec::new());
+    }
+    let marked: std::collections::HashSet<RowId> = marked.into_iter().collect();
+    let missing = rows.iter().map(|row| &row.id).filter(|id| !marked.contains(id));
+    let ids = Ids::new(outbox.id, missing);
+    ids_of(session, outbox, outbox.still_pending.sql(), ids).await
+}
+
+async fn ids_of(
+    session: &mut Session,
+    outbox: &Outbox,
+    statement: sqlx::AssertSqlSafe<Arc<str>>,
+    ids: Ids,
+) -> Result<Vec<RowId>, sqlx::Error> {
+    let query = bind_ids(sqlx::query(statement), ids);
+    let rows = session.link.run(async |c: &mut PgConnection| query.fetch_all(c).await).await?;
+    let ids = rows.iter().map(|row| decode::id(outbox.id, decode::bytes(row, 0)));
+    ids.collect::<Result<_, _>>().map_err(|misread| sqlx::Error::Decode(misread.into()))
+}
+
+fn sort_out(rows: Vec<RowRef>, kept: &[RowId], settled: &mut Settled) {
+    if kept.is_empty() {
+        return settled.done.extend(rows);
+    }
+    let mut kept: HashMap<&RowId, ()> = kept.iter().map(|id| (id, ())).collect();
+    for row in rows {
+        match kept.remove(&row.id) {
+            Some(()) => settled.refused.push((row, vanished())),
+            None => settled.done.push(row),
+        }
+    }
+}
+
+fn vanished() -> Refusal {
+    Refusal::Vanished(
+        "the mark had no effect and the row is still pending: look for row security, a trigger or a rule on the \
+         outbox table"
+            .into(),
+    )
+}
+
+/// Measuring.
+impl Poll {
+    fn read_backlog(&self, outbox: &Outbox, row: &PgRow) -> Result<Backlog, Misread> {
+        let pending_rows = decode::int(decode::bytes(row, 0).ok_or(Misread("a count is NULL"))?)?;
+        let measured_at = decode::timestamp(decode::bytes(row, 3).ok_or(Misread("the clock is NULL"))?)?;
+        let first = decode::bytes(row, 2).map(|id| decode::id(outbox.id, Some(id))).transpose()?;
+        let sighted = self.sighted(first, measured_at);
+        let oldest = decode::bytes(row, 1).map(decode::timestamp).transpose()?;
+        Ok(Backlog { pending_rows: pending_rows.unsigned_abs(), oldest: oldest.or(sighted), measured_at })
+    }
+
+    /// When the first pending row was first seen: all there is to go by without a creation time.
+    fn sighted(&self, first: Option<RowId>, now: Timestamp) -> Option<Timestamp> {
+        let mut sight = self.first_sight.lock().unwrap_or_else(PoisonError::into_inner);
+        *sight = first.map(|id| match sight.take() {
+            Some((known, since)) if known == id => (known, since),
+            _ => (id, now),
+        });
+        sight.as_ref().map(|(_, since)| *since)
+    }
+
+    fn explain_lease(&self, error: &sqlx::Error) -> SourceError {
+        let schema = self.settings.state.schema.quoted();
+        let explained = explain(LEASE, error);
+        match connection::sqlstate(error) {
+            Some(UNDEFINED_TABLE | UNDEFINED_SCHEMA) => {
+                unfit(explained.message, "run `outbox-relay migrate` as the owner of the database")
+            }
+            Some(INSUFFICIENT_PRIVILEGE) => unfit(
+                explained.message,
+                format!(
+                    "grant usage on schema {schema} to current_user; grant select, insert, update on \
+                     {schema}.lease to current_user (as its owner, with the relay's role in place of current_user)"
+                ),
+            ),
+            _ => explained,
+        }
+    }
+}
+
+fn misread_error(attempt: &str, misread: &Misread) -> SourceError {
+    SourceError { kind: SourceErrorKind::Unfit, message: format!("{attempt}: {misread}").into(), hint: None }
+}
+
+fn bind_ids<'q>(
+    query: sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>,
+    ids: Ids,
+) -> sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments> {
+    match ids {
+        Ids::Int(ids) => query.bind(ids),
+        Ids::Uuid(ids) => query.bind(ids),
+        Ids::Text(ids) => query.bind(ids),
+    }
+}
+
+fn counted_max() -> i64 {
+    i64::try_from(Backlog::COUNT_MAX + 1).expect("the limit is small")
+}
+
+fn to_i64(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Keys of a text column are UTF-8, as the connection's encoding is.
+fn utf8(key: &[u8]) -> String {
+    String::from_utf8_lossy(key).into_owned()
+}
