@@ -19,6 +19,8 @@ use super::process::{Process, free_port};
 use super::{services, wait};
 
 const PROPERTIES: &str = include_str!("kafka.properties");
+/// A broker that was killed comes back only when its old registration has run out.
+const OWN_PROPERTIES: &str = "broker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=500\n";
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const READ_DEADLINE: Duration = Duration::from_secs(120);
@@ -173,7 +175,7 @@ impl Kafka {
             .replace("@CONTROLLER_PORT@", &free_port().to_string())
             .replace("@PORT@", &port.to_string())
             .replace("@LOG_DIR@", &dir.path().join("log").to_string_lossy());
-        fs::write(&properties, text).expect("the temporary directory takes files");
+        fs::write(&properties, text + OWN_PROPERTIES).expect("the temporary directory takes files");
         let brokers = format!("127.0.0.1:{advertised_port}");
         let mut kafka = Self { brokers, port, process: None, properties, _dir: dir };
         kafka.format();
