@@ -4,6 +4,8 @@
 
 #![allow(dead_code, reason = "a shelf of tools: not every build of the tests takes every tool from it")]
 
+#![allow(clippy::disallowed_methods, reason = "tests live in the world: its clock, its environment, its tasks")]
+
 pub mod database;
 pub mod kafka;
 pub mod ledger;
