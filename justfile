@@ -1,0 +1,28 @@
+# The front door. `just` lists what there is; each recipe is one line, to be run by hand without just.
+
+_default:
+    @just --list --unsorted
+
+# All a change must pass, as in CI
+check:
+    .ci/run
+
+# Every test with its services; arguments filter, as in `just test e2e`
+test *ARGS:
+    scripts/test {{ARGS}}
+
+# The tests that need neither Postgres nor Kafka
+quick *ARGS:
+    OUTBOX_TEST_SKIP_SERVICES=1 cargo test --features rule-removal -- {{ARGS}}
+
+# The simulation alone, from a seed on: `just sim 4711`, `just sim 0 1000000`
+sim SEED="0" COUNT="100000":
+    SIM_SEED={{SEED}} SIM_SEEDS={{COUNT}} cargo test --profile sim --features rule-removal --test it -- sim --nocapture
+
+# Against the bare loop, side by side; see docs/performance.md
+bench *ARGS:
+    cargo bench {{ARGS}}
+
+# Postgres and Kafka for the tests: `just services up`, `just services down`
+services ACTION="status":
+    scripts/services {{ACTION}}
