@@ -4,14 +4,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use crate::relay::{Action, Exit, Input, Relay, View};
 use crate::route::Route;
 use crate::sink::Sink;
-use crate::source::{Batch, Fetch, Source};
+use crate::source::{Batch, Source, SourceError};
 
 /// Listens to everything that passes the pump: metrics and logs.
 pub trait Observer: Send {
@@ -30,14 +30,39 @@ pub trait Requests: Send {
 }
 
 /// A call on the source that is under way; at most one of each kind.
-type Work<'a> = Pin<Box<dyn Future<Output = Input> + Send + 'a>>;
+type Work<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
+
+/// What a call on the source came to: rows are still to be made records.
+enum Answer {
+    Read { number: u64, result: Result<Batch, SourceError> },
+    Else(Input),
+}
+
+use Answer::{Else, Read};
+
+impl Answer {
+    fn routed(self, route: &mut Route) -> Input {
+        match self {
+            Self::Else(input) => input,
+            Self::Read { number, result } => Input::Fetched {
+                number,
+                result: result.map(|batch| Batch {
+                    messages: batch.messages.into_iter().map(|message| route.apply(message)).collect(),
+                    cut: batch.cut,
+                    highest: batch.highest,
+                    writers: batch.writers,
+                }),
+            },
+        }
+    }
+}
 
 /// Runs `relay` between `source` and `sink` until it stops.
 pub async fn pump<S: Source, K: Sink>(
     mut relay: Relay,
     source: &S,
     sink: &mut K,
-    route: &Route,
+    route: &mut Route,
     observer: &mut dyn Observer,
     requests: &mut impl Requests,
 ) -> Exit {
@@ -48,16 +73,19 @@ pub async fn pump<S: Source, K: Sink>(
         while let Some(action) = relay.next_action() {
             observer.action(started.elapsed(), &action);
             match action {
-                Action::Lease => under_way.push(Box::pin(async { Input::Lease(source.lease().await) })),
+                Action::Lease => under_way.push(Box::pin(source.lease().map(|a| Else(Input::Lease(a))))),
                 Action::Release => {
-                    under_way.push(Box::pin(async { Input::Released(source.release().await) }));
+                    under_way.push(Box::pin(source.release().map(|a| Else(Input::Released(a)))))
                 }
-                Action::Fetch(fetch) => under_way.push(Box::pin(read(source, route, fetch))),
+                Action::Fetch(fetch) => {
+                    let number = fetch.number;
+                    under_way.push(Box::pin(source.fetch(fetch).map(move |result| Read { number, result })));
+                }
                 Action::Settle(batch) => {
-                    under_way.push(Box::pin(async { Input::Settled(source.settle(batch).await) }));
+                    under_way.push(Box::pin(source.settle(batch).map(|a| Else(Input::Settled(a)))));
                 }
                 Action::Measure => {
-                    under_way.push(Box::pin(async { Input::Measured(source.backlog().await) }));
+                    under_way.push(Box::pin(source.backlog().map(|a| Else(Input::Measured(a)))));
                 }
                 Action::Open(epoch) => {
                     let opened = Input::Opened(sink.open(epoch).await);
@@ -79,7 +107,7 @@ pub async fn pump<S: Source, K: Sink>(
             // 2 Confirmations free lanes; they are facts that must be marked.
             events = sink.events() => Input::Sink(events),
             // 3 The database's answers: settlements free the window, reads fill it.
-            Some(input) = under_way.next() => input,
+            Some(answer) = under_way.next() => answer.routed(route),
             // 4 Time. Every input also makes the relay look at the clock, so 1 to 3 cannot starve it.
             () = tokio::time::sleep_until(wake_at) => Input::Tick,
         };
@@ -91,15 +119,3 @@ pub async fn pump<S: Source, K: Sink>(
 
 /// Longer than any process runs.
 const FOREVER: Duration = Duration::from_secs(86_400 * 365 * 30);
-
-/// Reads a batch and makes its rows records.
-async fn read<S: Source>(source: &S, route: &Route, fetch: Fetch) -> Input {
-    let number = fetch.number;
-    let result = source.fetch(fetch).await.map(|batch| Batch {
-        messages: batch.messages.into_iter().map(|message| route.apply(message)).collect(),
-        cut: batch.cut,
-        highest: batch.highest,
-        writers: batch.writers,
-    });
-    Input::Fetched { number, result }
-}

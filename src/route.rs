@@ -151,6 +151,9 @@ impl Route {
     }
 
     fn record_of(&self, message: Message, topic: Result<Topic, NoTopic>) -> Result<Record, Failure> {
+        if let Some(reason) = message.malformed {
+            return Err(Failure::refused(Fault::Permanent, ErrorType::InvalidRecord, reason));
+        }
         let Topic { name, verdict } = topic.map_err(NoTopic::into_failure)?;
         verdict.map_err(|rule| bad_topic(&name, rule))?;
         Ok(Record {

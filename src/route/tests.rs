@@ -59,6 +59,7 @@ fn message() -> Message {
         headers: vec![header("trace", Some("abc")), header("tenant", Some("acme"))],
         payload: Payload::Stored(bytes("{}")),
         created_at: Some(Timestamp(1_700_000_000_123_456)),
+        malformed: None,
     }
 }
 
