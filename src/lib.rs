@@ -11,6 +11,7 @@
 //! * [`pump`]: the only loop, carrying the relay's actions out and their results back
 //! * [`metrics`] and [`admin`]: what can be seen of it
 //! * [`config`] and [`cli`]: what can be asked of it
+//! * [`run`]: puts the parts together
 //!
 //! Absent on purpose: a cursor that is stored anywhere (a row's own mark is the only progress), a
 //! transaction that is open while the broker is spoken to, a task or an allocation per message in the
@@ -22,5 +23,6 @@ pub mod message;
 pub mod pump;
 pub mod relay;
 pub mod route;
+pub mod run;
 pub mod sink;
 pub mod source;

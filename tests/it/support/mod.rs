@@ -3,10 +3,7 @@
 //! should have arrived. Knows nothing of the relay's inside.
 
 #![allow(dead_code, reason = "a shelf of tools: not every build of the tests takes every tool from it")]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "tests live in the world: its clock, its environment, its tasks"
-)]
+#![allow(clippy::disallowed_methods, reason = "tests live in the world, with a clock and an environment")]
 
 pub mod database;
 pub mod kafka;

@@ -1,0 +1,242 @@
+//! Puts the parts together and carries commands out.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use rand::{RngCore as _, TryRngCore as _};
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::{Command, Exit};
+use crate::config::{self, Config};
+use crate::pump::{Observer, Requests, pump};
+use crate::relay::{self, Action, Backoff, Input, LeaseTiming, Limits, Load, Relay, Rules, View};
+use crate::route::Route;
+use crate::sink::Sink;
+use crate::sink::kafka::{self, KafkaSink};
+use crate::sink::stdout::StdoutSink;
+use crate::source::migrate::{migrate, print_sql, uninstall_sql};
+use crate::source::poll::{Poll, PollSettings};
+use crate::source::{SourceError, SourceErrorKind};
+
+/// Why a command ended early: what to tell people, and how the process exits.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Failed {
+    pub exit: Exit,
+    pub text: String,
+}
+
+impl Failed {
+    fn new(exit: Exit, text: impl Display) -> Self {
+        Self { exit, text: text.to_string() }
+    }
+}
+
+impl From<SourceError> for Failed {
+    fn from(error: SourceError) -> Self {
+        let exit = match error.kind {
+            SourceErrorKind::Unavailable => Exit::Unavailable,
+            SourceErrorKind::Unfit => Exit::Failed,
+        };
+        let hint = error.hint.map_or(String::new(), |hint| format!("\n    hint: {hint}"));
+        Self::new(exit, format!("{}{hint}", error.message))
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+/// Carries `command` out and says how the process ends.
+///
+/// # Errors
+/// Whatever kept it from being carried out, in words for people.
+pub fn run(command: Command) -> Result<Exit, Failed> {
+    match command {
+        Command::Run(config) => relay_until_stopped(&config),
+        Command::Migrate { config, print_sql: true } => {
+            show(&print_sql(&source_settings(&config)?.0))?;
+            Ok(Exit::Ok)
+        }
+        Command::Migrate { config, print_sql: false } => migrate_now(&config),
+        Command::Uninstall { config } => {
+            show(&uninstall_sql(&source_settings(&config)?.0))?;
+            Ok(Exit::Ok)
+        }
+        Command::ConfigShow(config) => {
+            show(&config::show(&config))?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// Writes data to standard output.
+fn show(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+fn migrate_now(config: &Config) -> Result<Exit, Failed> {
+    let (settings, _) = source_settings(config)?;
+    let applied = runtime()?.block_on(migrate(&settings))?;
+    let mut talk = io::stderr().lock();
+    if applied.is_empty() {
+        writeln!(talk, "nothing to do: the database is up to date")?;
+    }
+    for name in applied {
+        writeln!(talk, "applied {name}")?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn runtime() -> io::Result<runtime::Runtime> {
+    // The pump runs on the calling thread; one worker serves the pages and signals beside it.
+    runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
+}
+
+fn relay_until_stopped(config: &Config) -> Result<Exit, Failed> {
+    let (settings, mut route) = source_settings(config)?;
+    let source = Poll::new(settings)?;
+    let runtime = runtime()?;
+    let exit = runtime.block_on(async {
+        match &config.sink {
+            config::Sink::Kafka(kafka) => {
+                let sink = KafkaSink::new(kafka, client_limits(config));
+                relay_into(config, &source, sink, &mut route).await
+            }
+            config::Sink::Stdout => relay_into(config, &source, StdoutSink::new(), &mut route).await,
+        }
+    })?;
+    // A thread stuck in a name lookup must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    Ok(exit)
+}
+
+async fn relay_into(
+    config: &Config,
+    source: &Poll,
+    mut sink: impl Sink,
+    route: &mut Route,
+) -> Result<Exit, Failed> {
+    let mut signals = Signals::listen()?;
+    let relay = Relay::new(limits(config), Rules::default(), rand::rngs::OsRng.unwrap_err().next_u64());
+    let exit = pump(relay, source, &mut sink, route, &mut Silent, &mut signals).await;
+    sink.close().await;
+    Ok(match exit {
+        relay::Exit::Drained => Exit::Ok,
+        relay::Exit::Unfinished { .. } => Exit::Temporary,
+    })
+}
+
+struct Silent;
+
+impl Observer for Silent {
+    fn action(&mut self, _: Duration, action: &Action) {
+        if let Action::Tell(news) = action {
+            tracing::info!(?news);
+        }
+    }
+    fn input(&mut self, _: Duration, input: &Input) {
+        if let Input::Lease(Err(e)) | Input::Fetched { result: Err(e), .. } = input {
+            tracing::info!(?e);
+        }
+    }
+    fn view(&mut self, _: Duration, _: &View) {}
+}
+
+/// SIGTERM and SIGINT: the first asks for a drain, the second ends everything.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    asked: bool,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, asked: false })
+    }
+}
+
+impl Requests for Signals {
+    async fn next(&mut self) -> Input {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        if std::mem::replace(&mut self.asked, true) { Input::Abort } else { Input::Drain }
+    }
+}
+
+fn client_limits(config: &Config) -> kafka::Limits {
+    kafka::Limits {
+        message_bytes_max: config.outbox.message_bytes_max,
+        in_flight_rows_max: config.delivery.in_flight_rows_max,
+        in_flight_bytes_max: config.delivery.in_flight_bytes_max,
+    }
+}
+
+/// Rows of one settlement. Marking five thousand takes tens of milliseconds, far below the second
+/// that a transaction of ours may last.
+const SETTLE_ROWS_MAX: usize = 5_000;
+
+/// Lanes and rows held back after a failure. Their keys travel with every read, so that it can pass
+/// them over.
+const HELD_MAX: usize = 10_000;
+
+/// Everything of the configuration that bounds the relay.
+fn limits(config: &Config) -> Limits {
+    let delivery = &config.delivery;
+    Limits {
+        in_flight: Load { rows: delivery.in_flight_rows_max, bytes: delivery.in_flight_bytes_max },
+        read_ahead: Load { rows: delivery.read_ahead_rows_max, bytes: delivery.read_ahead_bytes_max },
+        fetch_rows_max: config.outbox.fetch_rows_max,
+        fetches_max: 1,
+        settle_rows_max: SETTLE_ROWS_MAX,
+        held_max: HELD_MAX,
+        poll_interval: config.outbox.poll_interval,
+        backoff: Backoff { min: delivery.backoff_min, max: delivery.backoff_max },
+        lease: LeaseTiming { ttl: config.lease.ttl },
+        drain_timeout: delivery.drain_timeout,
+        backlog_interval: config.metrics.backlog_interval,
+    }
+}
+
+/// What the source needs of the configuration, with the route's destination as SQL.
+///
+/// # Errors
+/// Everything wrong with the route.
+fn source_settings(config: &Config) -> Result<(PollSettings, Route), Failed> {
+    let route = Route::new(&config.route, &config.outbox, config.delivery.ordering)
+        .map_err(|problems| Failed { exit: Exit::Config, text: problems.join("\n") })?;
+    let columns = &config.outbox.columns;
+    let destination_sql = route.destination_sql(|place| {
+        let column = match place {
+            "id" => Some(&columns.id),
+            "destination" => columns.destination.as_ref(),
+            "kind" => columns.kind.as_ref(),
+            "key" => columns.key.as_ref(),
+            header => columns.to_headers.get(header),
+        };
+        // `concat` writes what the column's output function writes, which a cast to text does not.
+        column.map_or("null::text".to_owned(), |column| {
+            let column = format!("o.{}", column.quoted());
+            format!("case when {column} is not null then concat({column}) end")
+        })
+    });
+    let settings = PollSettings {
+        pipeline: config.pipeline.clone(),
+        database: config.database.clone(),
+        state: config.state.clone(),
+        outbox: config.outbox.clone(),
+        lease: config.lease.clone(),
+        ordering: config.delivery.ordering,
+        destination_sql,
+    };
+    Ok((settings, route))
+}
