@@ -1,1 +1,3 @@
 //! One test binary; modules in the order of their cost.
+
+mod contract;
