@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outbox_relay::config::{Ordering, Secret};
+use outbox_relay::config::{Mark, MarkColumn, Ordering, Secret};
 use outbox_relay::message::{Header, Payload};
 use outbox_relay::source::migrate::{migrate, print_sql, uninstall_sql};
 use outbox_relay::source::{Fetch, Refusal, Source, SourceError, SourceErrorKind};
@@ -171,6 +171,16 @@ async fn a_column_of_the_wrong_type_is_refused() {
     outbox.settings.outbox.columns.created_at = Some(column("kind"));
     let error = misfit(&outbox).await;
     assert!(error.message.contains("is text, not timestamp"), "{error}");
+}
+
+#[tokio::test]
+async fn a_status_that_the_column_cannot_hold_is_refused_before_any_row() {
+    let Some(mut outbox) = Outbox::open(text_id()).await else { return };
+    let column = column("state");
+    let (pending, delivered) = ("pending".to_owned(), "snet".to_owned());
+    outbox.settings.outbox.mark = Mark::Update(MarkColumn::Status { column, pending, delivered });
+    let error = misfit(&outbox).await;
+    assert!(error.message.contains("snet"), "{error}");
 }
 
 #[tokio::test]
