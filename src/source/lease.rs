@@ -40,7 +40,7 @@ impl Lease {
 
     /// Takes it if it is free. Standing by costs one read and writes nothing.
     pub(crate) async fn take(&self, c: &mut PgConnection) -> Result<Option<Epoch>, sqlx::Error> {
-        let look = sqlx::query_scalar(self.look.sql()).bind(&self.pipeline).bind(SHARD);
+        let look = sqlx::query_scalar(self.look.sql()).bind(&self.pipeline).bind(SHARD).bind(self.owner);
         match look.fetch_optional(&mut *c).await? {
             Some(false) => Ok(None),
             Some(true) => self.renew(c).await,

@@ -163,7 +163,7 @@ fn fetch_statement(table: &Table, outbox: &config::Outbox, variant: &Variant<'_>
             ("skip", &skip_sql(table, outbox, variant)),
             ("row", &row.join(", ")),
             ("payload", &payload),
-            ("stored", stored),
+            ("stored", &stored),
             ("order", &order),
             ("body", body),
             ("highest", &highest),
@@ -227,10 +227,13 @@ fn written(value: &str) -> String {
 }
 
 /// The payload, its size as far as it is known without reading it, and what is sent of it.
-fn payload_sql(table: &Table, column: &ColumnName) -> (String, &'static str, &'static str) {
+fn payload_sql(table: &Table, column: &ColumnName) -> (String, String, &'static str) {
     let payload = format!("o.{}", column.quoted());
     match table.column(column).kind {
-        Kind::Text | Kind::Bytes => (payload, "octet_length(payload)", "payload"),
+        Kind::Text | Kind::Bytes => {
+            let size = format!("octet_length({payload})");
+            (payload, size, "payload")
+        }
         Kind::Int
         | Kind::Uuid
         | Kind::Json
@@ -239,7 +242,8 @@ fn payload_sql(table: &Table, column: &ColumnName) -> (String, &'static str, &'s
         | Kind::Boolean
         | Kind::TextArray
         | Kind::Other => {
-            (payload, "pg_column_size(payload)", "case when payload is not null then concat(payload) end")
+            let size = format!("pg_column_size({payload})");
+            (payload, size, "case when payload is not null then concat(payload) end")
         }
     }
 }

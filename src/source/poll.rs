@@ -59,6 +59,8 @@ pub struct Poll {
     /// The three kinds of call that may overlap have a connection each, made when first needed.
     reader: Slot<Reader>,
     marker: Slot<Session>,
+    /// Lease and backlog. Should they overlap, one makes a connection of its own: a slow count must not
+    /// cost the lease.
     keeper: Slot<Session>,
     /// The marker's server process, which takes locks like a writer.
     marker_pid: AtomicI32,

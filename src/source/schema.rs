@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
+use sqlx::{AssertSqlSafe, Row};
 
 use super::SourceError;
 use super::connection::{Link, unfit};
+use super::statement::literal;
 use crate::config::{self, ColumnName, HeaderColumns, Mark, MarkColumn, Ordering};
 
 const ATTEMPT: &str = "could not look the outbox table up";
@@ -108,8 +109,21 @@ impl Table {
         };
         table.check_columns(outbox)?;
         table.check_grants(outbox, &row)?;
+        table.check_mark_values(link, outbox).await?;
         let order = table.check_order(outbox, ordering)?;
         Ok(Self { order, ..table })
+    }
+
+    /// A value that the status column cannot hold would fail once for every row.
+    async fn check_mark_values(&self, link: &mut Link, outbox: &config::Outbox) -> Result<(), SourceError> {
+        let Mark::Update(MarkColumn::Status { column, pending, delivered }) = &outbox.mark else {
+            return Ok(());
+        };
+        let type_name = &self.column(column).type_name;
+        let cast = |value: &str| format!("({}::{type_name}) is not null", literal(value));
+        let sql = format!("select {} and {}", cast(pending), cast(delivered));
+        let attempt = "could not use outbox.pending_value or outbox.mark_value";
+        link.ask(attempt, async |c| sqlx::raw_sql(AssertSqlSafe(sql)).execute(c).await.map(drop)).await
     }
 
     fn check_columns(&self, outbox: &config::Outbox) -> Result<(), SourceError> {

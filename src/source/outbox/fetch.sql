@@ -16,7 +16,7 @@
 -- $5: pids of our own connections; $6: ids left out; $7, $8: keys and destinations of lanes left out
 -- $9: destinations left out
 with page as (
-    select {row}, o.{payload} as payload, {stored} as stored
+    select {row}, {payload} as payload, {stored} as stored
     from {table} as o
     where {pending} and {above}{exclude}{skip}
     {order}

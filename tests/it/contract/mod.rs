@@ -1,3 +1,5 @@
-//! What every implementation of a trait owes its callers: one suite per trait.
+//! The contracts of the two traits, each sentence a test: one suite each, run over the fakes of the
+//! simulation and over the real thing.
 
-pub(crate) mod sink;
+pub mod sink;
+pub mod source;
