@@ -70,9 +70,10 @@ const PROMISES: &[(&str, &str)] = &[
 /// What suits a relay; the operator may know better.
 const HABITS: &[(&str, &str)] = &[
     ("client.id", "outbox-relay"),
-    // Batches form while the previous request is on its way, so waiting longer costs latency and
-    // gains nothing: see docs/performance.md.
-    ("linger.ms", "1"),
+    // Batches form while the previous requests are on their way. Measured against a broker 0, 1 and
+    // 3 ms away, waiting as well only added its own length to every latency and no throughput; for a
+    // hot key, which has one record on its way, it would halve the rate.
+    ("linger.ms", "0"),
     ("socket.keepalive.enable", "true"),
     // A half-open connection is found within this, not after a minute.
     ("socket.timeout.ms", "30000"),

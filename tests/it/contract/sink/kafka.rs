@@ -151,6 +151,7 @@ fn read(brokers: &str, destination: &Destination) -> BTreeMap<i32, Vec<Record>> 
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "contract")
+        .set("fetch.wait.max.ms", "10")
         .set("enable.auto.commit", "false")
         .create()
         .expect("a consumer");
