@@ -81,10 +81,8 @@ const HABITS: &[(&str, &str)] = &[
     // Back at work soon after the broker is.
     ("reconnect.backoff.ms", "100"),
     ("reconnect.backoff.max.ms", "2000"),
-    // How long a topic may be unknown before its records come back as blocked, and how soon a
-    // topic created or permitted since is noticed.
+    // How long a topic may be unknown before its records come back as blocked.
     ("topic.metadata.propagation.max.ms", "5000"),
-    ("topic.metadata.refresh.interval.ms", "10000"),
     ("statistics.interval.ms", "0"),
     // An idle connection that the broker closes is not news.
     ("log.connection.close", "false"),
