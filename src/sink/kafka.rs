@@ -33,6 +33,9 @@ pub use settings::Limits;
 /// them ends with the process.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Past it the client gets its producer id without help.
+const HURRY_TIMEOUT: Duration = Duration::from_millis(500);
+
 type Client = ThreadedProducer<Deliveries>;
 
 /// A Kafka cluster as a [`Sink`]. It sends nothing before it is opened.
@@ -40,13 +43,15 @@ pub struct KafkaSink {
     config: ClientConfig,
     inbox: Arc<Inbox>,
     client: Option<Client>,
+    /// Whether the client was hurried along since it was opened.
+    hurried: bool,
 }
 
 impl KafkaSink {
     #[must_use]
     pub fn new(kafka: &config::Kafka, limits: Limits) -> Self {
         let config = settings::client_config(kafka, limits);
-        Self { config, inbox: Arc::default(), client: None }
+        Self { config, inbox: Arc::default(), client: None, hurried: false }
     }
 
     /// Queues a record, or says why it was not.
@@ -87,10 +92,33 @@ impl KafkaSink {
         Failure::refused(Fault::Permanent, ErrorType::TooLarge, reason)
     }
 
+    /// Brings the first delivery forward by half a second.
+    ///
+    /// An idempotent client needs a producer id. librdkafka asks for one when it first hears of the
+    /// cluster, which is when it closes the bootstrap connection it would ask on; it asks again after
+    /// 500 ms, or with the next answer about the cluster. The first look-up may still be answered on the
+    /// bootstrap connection, the second is not.
+    fn hurry(&mut self, shipments: &[Shipment]) {
+        if let (false, Some(client), Some(first)) = (self.hurried, &self.client, shipments.first()) {
+            self.hurried = true;
+            let (client, record) = (client.clone(), Arc::clone(&first.record));
+            let look_up = move || {
+                let Destination::Topic(topic) = &record.destination;
+                for _ in 0..2 {
+                    // An answer or none: the client goes its own way from here.
+                    let _ = client.client().fetch_metadata(Some(topic), HURRY_TIMEOUT);
+                }
+            };
+            // Without a thread it takes half a second longer.
+            let _ = thread::Builder::new().name("kafka-hurry".to_owned()).spawn(look_up);
+        }
+    }
+
     /// Ends the client of an earlier epoch without waiting for it. Nobody reads its inbox any more.
     fn retire(&mut self) -> Option<oneshot::Receiver<()>> {
         let client = self.client.take()?;
         self.inbox = Arc::default();
+        self.hurried = false;
         purge(&client);
         let (ended, end) = oneshot::channel();
         let retiring = thread::Builder::new().name("kafka-retire".to_owned()).spawn(move || {
@@ -115,6 +143,7 @@ impl Sink for KafkaSink {
     }
 
     fn publish(&mut self, shipments: Vec<Shipment>) {
+        self.hurry(&shipments);
         for shipment in &shipments {
             let queued = match &self.client {
                 Some(client) => self.send(client, shipment),
@@ -161,8 +190,8 @@ impl fmt::Debug for KafkaSink {
     }
 }
 
-/// Does not wait: a broker's thread may hang in a name lookup. Each empties its queues before it does
-/// anything else.
+/// Empties the shared queues at once and asks each broker's thread to empty its own, which takes
+/// milliseconds. Does not wait for them: one may hang in a name lookup, and then it sends nothing either.
 fn purge(client: &Client) {
     client.purge(PurgeConfig::default().queue().inflight().non_blocking());
 }

@@ -70,9 +70,10 @@ const PROMISES: &[(&str, &str)] = &[
 /// What suits a relay; the operator may know better.
 const HABITS: &[(&str, &str)] = &[
     ("client.id", "outbox-relay"),
-    // Batches form while the previous request is on its way, so waiting longer costs latency and
-    // gains nothing: see docs/performance.md.
-    ("linger.ms", "1"),
+    // Batches form while the previous requests are on their way. Measured against a broker 0, 1 and
+    // 3 ms away, waiting as well only added its own length to every latency and no throughput; for a
+    // hot key, which has one record on its way, it would halve the rate.
+    ("linger.ms", "0"),
     ("socket.keepalive.enable", "true"),
     // A half-open connection is found within this, not after a minute.
     ("socket.timeout.ms", "30000"),
@@ -80,10 +81,8 @@ const HABITS: &[(&str, &str)] = &[
     // Back at work soon after the broker is.
     ("reconnect.backoff.ms", "100"),
     ("reconnect.backoff.max.ms", "2000"),
-    // How long a topic may be unknown before its records come back as blocked, and how soon a
-    // topic created or permitted since is noticed.
+    // How long a topic may be unknown before its records come back as blocked.
     ("topic.metadata.propagation.max.ms", "5000"),
-    ("topic.metadata.refresh.interval.ms", "10000"),
     ("statistics.interval.ms", "0"),
     // An idle connection that the broker closes is not news.
     ("log.connection.close", "false"),

@@ -70,10 +70,7 @@ impl Broker for Mock {
     }
 
     fn missing_destination(&self) -> Option<Destination> {
-        let name = "missing";
-        let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
-        self.cluster.topic_error(name, error).expect("a topic error");
-        Some(Destination::Topic(name.into()))
+        Some(Destination::Topic("missing".into()))
     }
 
     async fn read(&self, destination: &Destination) -> Vec<Record> {
@@ -151,6 +148,7 @@ fn read(brokers: &str, destination: &Destination) -> BTreeMap<i32, Vec<Record>> 
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "contract")
+        .set("fetch.wait.max.ms", "10")
         .set("enable.auto.commit", "false")
         .create()
         .expect("a consumer");
@@ -313,6 +311,37 @@ async fn a_client_that_lost_count_is_fatal_for_all_it_holds_and_works_once_opene
 }
 
 #[tokio::test]
+async fn what_a_dying_client_still_holds_is_fatal_and_no_outage() {
+    let mock = Mock::new();
+    let (mut sink, destination) = (mock.sink(), mock.destination().await);
+    let missing = mock.missing_destination().expect("a mock can miss a topic");
+    sink.open(1).await.expect("the sink opens");
+    mock.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER]);
+    // The first waits for its topic while the second kills the client.
+    sink.publish(shipments(&missing, 0..1));
+    sink.publish(shipments(&destination, 1..2));
+    let (results, _) = outcomes(&mut sink, 2).await;
+    for result in results.into_values() {
+        let failure = result.expect_err("a failure");
+        assert_eq!(failure.fault, Fault::Fatal, "{failure}");
+    }
+}
+
+/// Publishes to the topic until it is confirmed.
+async fn recover(sink: &mut KafkaSink, destination: &Destination) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    for token in 1_000.. {
+        sink.publish(shipments(destination, token..token + 1));
+        let (results, _) = outcomes(sink, 1).await;
+        if results[&Token(token)].is_ok() {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the topic is still unusable");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_topic_that_appears_is_noticed_without_a_restart() {
     let mock = Mock::new();
     let missing = mock.missing_destination().expect("a mock can miss a topic");
@@ -321,19 +350,24 @@ async fn a_topic_that_appears_is_noticed_without_a_restart() {
     sink.publish(shipments(&missing, 0..1));
     let (results, _) = outcomes(&mut sink, 1).await;
     assert!(results[&Token(0)].is_err());
+    mock.cluster.create_topic(topic_of(&missing), 1, 1).expect("a topic");
+    recover(&mut sink, &missing).await;
+}
 
-    let none = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
-    mock.cluster.topic_error(topic_of(&missing), none).expect("the topic exists");
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    for token in 1.. {
-        sink.publish(shipments(&missing, token..token + 1));
-        let (results, _) = outcomes(&mut sink, 1).await;
-        if results[&Token(token)].is_ok() {
-            break;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "the topic is still unknown");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+#[tokio::test]
+async fn a_topic_that_is_permitted_again_is_noticed_without_a_restart() {
+    let mock = Mock::new();
+    let (mut sink, destination) = (mock.sink(), mock.destination().await);
+    let forbidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    mock.cluster.topic_error(topic_of(&destination), forbidden).expect("a topic error");
+    sink.open(1).await.expect("the sink opens");
+    sink.publish(shipments(&destination, 0..1));
+    let (mut results, _) = outcomes(&mut sink, 1).await;
+    let failure = results.remove(&Token(0)).expect("an outcome").expect_err("a failure");
+    assert_eq!((failure.fault, failure.error_type), (Fault::Blocked, ErrorType::Auth));
+    let permitted = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    mock.cluster.topic_error(topic_of(&destination), permitted).expect("a topic without error");
+    recover(&mut sink, &destination).await;
 }
 
 #[tokio::test]
