@@ -4,5 +4,6 @@
 
 mod config;
 mod contract;
+mod sim;
 mod support;
 mod tidy;
