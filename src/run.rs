@@ -100,7 +100,6 @@ fn runtime() -> io::Result<runtime::Runtime> {
 }
 
 fn relay_until_stopped(config: &Config) -> Result<Exit, Failed> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let (settings, mut route) = source_settings(config)?;
     let source = Poll::new(settings)?;
     let runtime = runtime()?;
@@ -138,13 +137,11 @@ struct Silent;
 
 impl Observer for Silent {
     fn action(&mut self, _: Duration, action: &Action) {
-        tracing::info!(?action);
         if let Action::Tell(news) = action {
             tracing::info!(?news);
         }
     }
     fn input(&mut self, _: Duration, input: &Input) {
-        tracing::info!(?input);
         if let Input::Lease(Err(e)) | Input::Fetched { result: Err(e), .. } = input {
             tracing::info!(?e);
         }
