@@ -1,7 +1,7 @@
 //! The contract over librdkafka's mock cluster and, where `OUTBOX_TEST_KAFKA` names one, a real Kafka;
 //! and what only Kafka promises: partitions and error codes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -284,7 +284,10 @@ async fn a_broker_that_is_not_ready_is_tried_again_by_the_client() {
     ]);
     sink.publish(shipments(&destination, 0..10));
     confirmed(&mut sink, 10).await;
-    assert_eq!(mock.read(&destination).await.len(), 10);
+    // The mock does not look at the sequence numbers of a plain idempotent client, so a batch whose
+    // answer was cut off may be in its log twice; a real broker keeps one.
+    let held: BTreeSet<_> = mock.read(&destination).await.into_iter().map(|record| record.body).collect();
+    assert_eq!(held.len(), 10);
 }
 
 #[tokio::test]
