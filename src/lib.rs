@@ -9,7 +9,8 @@
 //! * [`relay`]: the decisions: what may be published now, and what then; pure
 //! * [`sink`]: the broker
 //! * [`pump`]: the only loop, carrying the relay's actions out and their results back
-//! * [`metrics`] and [`admin`]: what can be seen of it
+//! * [`metrics`], [`log`], [`status`] and [`admin`]: what can be seen of it, by the [`clock`] of the
+//!   machine and with one notion of [`health`]
 //! * [`config`] and [`cli`]: what can be asked of it
 //! * [`run`]: puts the parts together
 //!
@@ -17,12 +18,18 @@
 //! transaction that is open while the broker is spoken to, a task or an allocation per message in the
 //! core, DDL in `run`.
 
+pub mod admin;
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod health;
+pub mod log;
 pub mod message;
+pub mod metrics;
 pub mod pump;
 pub mod relay;
 pub mod route;
 pub mod run;
 pub mod sink;
 pub mod source;
+pub mod status;

@@ -23,6 +23,21 @@ pub trait Observer: Send {
     fn view(&mut self, now: Duration, view: &View);
 }
 
+/// Several listeners, told one after the other.
+impl Observer for Vec<Box<dyn Observer>> {
+    fn action(&mut self, now: Duration, action: &Action) {
+        self.iter_mut().for_each(|observer| observer.action(now, action));
+    }
+
+    fn input(&mut self, now: Duration, input: &Input) {
+        self.iter_mut().for_each(|observer| observer.input(now, input));
+    }
+
+    fn view(&mut self, now: Duration, view: &View) {
+        self.iter_mut().for_each(|observer| observer.view(now, view));
+    }
+}
+
 /// What people ask of a running relay.
 pub trait Requests: Send {
     /// Resolves with [`Input::Drain`] or [`Input::Abort`] when one is asked for. Cancel safe.
@@ -100,7 +115,7 @@ pub async fn pump<S: Source, K: Sink>(
         }
         let now = started.elapsed();
         observer.view(now, &relay.view(now));
-        let wake_at = started.checked_add(relay.wake_at(now)).unwrap_or_else(|| started + FOREVER);
+        let wake_at = started + relay.wake_at(now).min(now + TURN_EVERY);
         let input = tokio::select! { biased;
             // 1 A request to stop comes before any work.
             request = requests.next() => request,
@@ -117,5 +132,6 @@ pub async fn pump<S: Source, K: Sink>(
     }
 }
 
-/// Longer than any process runs.
-const FOREVER: Duration = Duration::from_secs(86_400 * 365 * 30);
+/// The loop turns at least this often, though nothing happens and nothing answers: a loop that waits
+/// can be told from one that is stuck, and observers hear the time.
+const TURN_EVERY: Duration = Duration::from_secs(5);

@@ -101,6 +101,15 @@ impl Route {
         })
     }
 
+    /// Where every row goes, if that does not depend on the row.
+    #[must_use]
+    pub fn fixed_destination(&self) -> Option<Destination> {
+        match self.topic.parts() {
+            [Part::Literal(name)] => Some(Destination::Topic(name.as_str().into())),
+            _ => None,
+        }
+    }
+
     /// The topic as an SQL expression of type text, equal byte for byte to what [`apply`](Self::apply)
     /// computes and NULL where that finds no value. `column` gives the SQL of a place of the template
     /// as text: `o."kind"::text`.

@@ -2,23 +2,29 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::{RngCore as _, TryRngCore as _};
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::admin::{self, Shown};
 use crate::cli::{Command, Exit};
+use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::log::{self, Chronicle};
+use crate::metrics::Meter;
 use crate::pump::{Observer, Requests, pump};
-use crate::relay::{self, Action, Backoff, Input, LeaseTiming, Limits, Load, Relay, Rules, View};
+use crate::relay::{self, Backoff, Input, LeaseTiming, Limits, Load, Relay, Rules};
 use crate::route::Route;
-use crate::sink::Sink;
 use crate::sink::kafka::{self, KafkaSink};
 use crate::sink::stdout::StdoutSink;
+use crate::sink::{Destination, Sink};
 use crate::source::migrate::{migrate, print_sql, uninstall_sql};
 use crate::source::poll::{Poll, PollSettings};
 use crate::source::{SourceError, SourceErrorKind};
+use crate::status::{Board, Reporter};
 
 /// Why a command ended early: what to tell people, and how the process exits.
 #[derive(Debug, thiserror::Error)]
@@ -100,16 +106,16 @@ fn runtime() -> io::Result<runtime::Runtime> {
 }
 
 fn relay_until_stopped(config: &Config) -> Result<Exit, Failed> {
-    let (settings, mut route) = source_settings(config)?;
+    log::init(&config.log).map_err(|error| Failed::new(Exit::Config, error))?;
+    let (settings, route) = source_settings(config)?;
     let source = Poll::new(settings)?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         match &config.sink {
             config::Sink::Kafka(kafka) => {
-                let sink = KafkaSink::new(kafka, client_limits(config));
-                relay_into(config, &source, sink, &mut route).await
+                relay_into(config, &source, route, KafkaSink::new(kafka, client_limits(config))).await
             }
-            config::Sink::Stdout => relay_into(config, &source, StdoutSink::new(), &mut route).await,
+            config::Sink::Stdout => relay_into(config, &source, route, StdoutSink::new()).await,
         }
     })?;
     // A thread stuck in a name lookup must not keep the process.
@@ -120,33 +126,28 @@ fn relay_until_stopped(config: &Config) -> Result<Exit, Failed> {
 async fn relay_into(
     config: &Config,
     source: &Poll,
+    mut route: Route,
     mut sink: impl Sink,
-    route: &mut Route,
 ) -> Result<Exit, Failed> {
     let mut signals = Signals::listen()?;
+    let pipeline = &config.pipeline.name;
+    let clock = Clock::system();
+    let fixed: Vec<Destination> = route.fixed_destination().into_iter().collect();
+    let meter = Meter::new(pipeline, config.metrics.backlog_interval, &fixed, clock.clone());
+    let board = Board::new(pipeline, meter.page(), clock);
+    let shown = Shown { page: meter.page(), board: Arc::clone(&board) };
+    // Before anything else: probes are answered while the database and the broker are still away.
+    let pages = admin::serve(config.metrics.listen, config.admin.listen, shown).await?;
+    let mut observers: Vec<Box<dyn Observer>> =
+        vec![Box::new(meter), Box::new(Chronicle::new(pipeline)), Box::new(Reporter::new(board))];
     let relay = Relay::new(limits(config), Rules::default(), rand::rngs::OsRng.unwrap_err().next_u64());
-    let exit = pump(relay, source, &mut sink, route, &mut Silent, &mut signals).await;
+    let exit = pump(relay, source, &mut sink, &mut route, &mut observers, &mut signals).await;
     sink.close().await;
+    pages.close().await;
     Ok(match exit {
         relay::Exit::Drained => Exit::Ok,
         relay::Exit::Unfinished { .. } => Exit::Temporary,
     })
-}
-
-struct Silent;
-
-impl Observer for Silent {
-    fn action(&mut self, _: Duration, action: &Action) {
-        if let Action::Tell(news) = action {
-            tracing::info!(?news);
-        }
-    }
-    fn input(&mut self, _: Duration, input: &Input) {
-        if let Input::Lease(Err(e)) | Input::Fetched { result: Err(e), .. } = input {
-            tracing::info!(?e);
-        }
-    }
-    fn view(&mut self, _: Duration, _: &View) {}
 }
 
 /// SIGTERM and SIGINT: the first asks for a drain, the second ends everything.

@@ -209,5 +209,6 @@ pub fn message(position: i64, row: &NewRow) -> Message {
         headers: Vec::new(),
         payload: Payload::Stored(Bytes::from(payload)),
         created_at: None,
+        malformed: None,
     }
 }
