@@ -1,6 +1,7 @@
 //! What is served over HTTP, asked for over real sockets.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_relay::admin::{self, Server, Shown};
@@ -31,8 +32,8 @@ impl Served {
         let time = Time::default();
         let meter = Meter::new("orders", Duration::from_secs(5), &[], time.clock());
         let page = meter.page();
-        let board = Board::new("orders", page.clone(), time.clock());
-        let shown = Shown { page, board: board.clone() };
+        let board = Board::new("orders", Arc::clone(&page), time.clock());
+        let shown = Shown { page, board: Arc::clone(&board) };
         let server = admin::serve(ANY.parse().unwrap(), ANY.parse().unwrap(), shown).await.unwrap();
         Self { time, observers: vec![Box::new(meter), Box::new(Reporter::new(board))], server }
     }
@@ -176,11 +177,11 @@ async fn an_address_in_use_is_named_with_its_key() {
     let address = taken.local_addr().unwrap();
     let time = Time::default();
     let page = Meter::new("orders", Duration::from_secs(5), &[], time.clock()).page();
-    let board = Board::new("orders", page.clone(), time.clock());
+    let board = Board::new("orders", Arc::clone(&page), time.clock());
     for (metrics, admin, key) in
         [(address, ANY.parse().unwrap(), "metrics.listen"), (ANY.parse().unwrap(), address, "admin.listen")]
     {
-        let shown = Shown { page: page.clone(), board: board.clone() };
+        let shown = Shown { page: Arc::clone(&page), board: Arc::clone(&board) };
         let error = admin::serve(metrics, admin, shown).await.unwrap_err().to_string();
         assert!(error.contains(key) && error.contains(&address.to_string()), "{error}");
     }

@@ -303,12 +303,12 @@ fn latency_without_a_creation_time_starts_at_first_sight() {
     let first = shipment(1, "known", None);
     metered.hear(&fetched(1, vec![routed(1, &first)]));
     metered.time.pass(Duration::from_secs(3));
-    metered.publish(&[first.clone()]);
+    metered.publish(std::slice::from_ref(&first));
     metered.time.pass(Duration::from_secs(1));
-    metered.hear(&failed(&[first.clone()], &broker_out()));
+    metered.hear(&failed(std::slice::from_ref(&first), &broker_out()));
     metered.time.pass(Duration::from_secs(5));
     let again = Shipment { token: outbox_relay::sink::Token(2 << 32 | 1), ..first };
-    metered.publish(&[again.clone()]);
+    metered.publish(std::slice::from_ref(&again));
     metered.time.pass(Duration::from_secs(1));
     metered.hear(&confirmed(&[again]));
     assert_near(metered.plain("delivery_latency_seconds_sum"), 10.0);
