@@ -18,7 +18,7 @@ impl Relay {
             && self.opened.is_some()
             && self.drain_until.is_none()
             && self.reading.in_progress() < self.limits.fetches_max
-            && self.closed_lanes.len() + self.held_rows.len() < self.limits.held_max
+            && self.due.len() < self.limits.held_max
             && self.hand.ready.below(self.limits.read_ahead.share(3, 4))
     }
 

@@ -264,6 +264,7 @@ pub struct Relay {
     outlets: Register<Option<Destination>, Outlet>,
     gapped_outlets: BTreeSet<u32>,
     held_rows: BTreeMap<RowId, HeldRow>,
+    /// One entry for each closed lane and each row held until then.
     due: BinaryHeap<std::cmp::Reverse<(Duration, Due)>>,
     next: VecDeque<Next>,
     gate: Gate,
@@ -390,7 +391,7 @@ impl Relay {
             gate: self.gate.state(),
             ready: self.hand.ready,
             in_flight: self.hand.in_flight,
-            held: self.closed_lanes.len() + self.held_rows.len(),
+            held: self.due.len(),
             refused: self.settling.refused(),
             held_back: self.held_back(now),
         }

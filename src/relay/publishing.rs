@@ -166,6 +166,7 @@ impl Relay {
     }
 
     fn failed(&mut self, now: Duration, number: u32, failure: Failure) {
+        self.gate.answered();
         if failure.maybe_published {
             self.doubt(number);
         }
@@ -177,10 +178,7 @@ impl Relay {
                 self.keep(number);
                 self.shut_gate(now, failure);
             }
-            Verdict::Hold => {
-                self.gate.answered();
-                self.hold(now, number, failure);
-            }
+            Verdict::Hold => self.hold(now, number, failure),
             Verdict::StepDown => {
                 self.drop_sent(number);
                 self.tenure.step_down(now);
@@ -376,6 +374,7 @@ impl Relay {
 
     /// The sink was made anew: shipments it had not answered never will be.
     pub(super) fn give_up_unanswered(&mut self) {
+        self.gate.answered();
         let sent: Vec<u32> = self
             .hand
             .iter()
