@@ -18,7 +18,7 @@ impl Relay {
             && self.opened.is_some()
             && self.drain_until.is_none()
             && self.reading.in_progress() < self.limits.fetches_max
-            && self.closed_lanes.len() + self.held_rows.len() < self.limits.held_max
+            && self.due.len() < self.limits.held_max
             && self.hand.ready.below(self.limits.read_ahead.share(3, 4))
     }
 
@@ -85,7 +85,7 @@ impl Relay {
         }));
     }
 
-    /// The lowest row lost by a lane or outlet that takes rows again.
+    /// The lowest row lost by a lane or outlet that takes rows again, or held and due.
     fn lowest_gap(&self) -> Option<Position> {
         let lanes = self
             .gapped_lanes
@@ -98,7 +98,8 @@ impl Relay {
             .map(|&number| &self.outlets[number])
             .filter(|outlet| outlet.crowded_since.is_none())
             .filter_map(|outlet| outlet.gap);
-        lanes.chain(outlets).map(|gap| gap.lowest).min()
+        let due = self.held_rows.iter().filter(|(id, held)| held.until.is_none() && !self.hand.holds(id));
+        lanes.chain(outlets).map(|gap| gap.lowest).chain(due.map(|(_, held)| held.position)).min()
     }
 
     fn skip(&self) -> Skip {
@@ -128,13 +129,24 @@ impl Relay {
     }
 
     pub(super) fn fetched(&mut self, now: Duration, number: u64, result: Result<Batch<Routed>, SourceError>) {
-        let Some(read) = self.reading.finish(number) else { return };
+        if let Some(read) = self.reading.finish(number) {
+            self.read_answered(now, &read, result);
+            self.reading.forget_settled();
+        }
+    }
+
+    fn read_answered(
+        &mut self,
+        now: Duration,
+        read: &Outstanding,
+        result: Result<Batch<Routed>, SourceError>,
+    ) {
         let stale = read.term != self.term && self.rules.keep(Rule::EpochFetch);
         if stale || self.tenure.epoch().is_none() || self.drain_until.is_some() {
             return;
         }
         match result {
-            Ok(batch) => self.take_in(now, &read, batch),
+            Ok(batch) => self.take_in(now, read, batch),
             Err(_) => {
                 let pause = DATABASE_BACKOFF.pause(self.fetch_failures, self.draw());
                 self.fetch_failures += 1;
@@ -252,10 +264,14 @@ impl Relay {
 
     /// Entries of rows that were due, and are gone: a read that must have shown them did not.
     fn forget_held_rows(&mut self, read: &Outstanding, last: Option<Position>) {
-        let hand = &self.hand;
+        let (hand, doubted) = (&self.hand, &mut self.doubted);
         self.held_rows.retain(|id, held| {
-            let shown = read.number > held.noted && last.is_none_or(|last| last >= held.position);
-            held.until.is_some() || hand.holds(id) || !shown
+            let covered = read.after < held.position && last.is_none_or(|last| last >= held.position);
+            let gone = covered && read.number > held.noted && held.until.is_none() && !hand.holds(id);
+            if gone {
+                doubted.remove(id);
+            }
+            !gone
         });
     }
 
@@ -282,6 +298,7 @@ impl Relay {
         if let Some(lane) = lane
             && self.lanes[lane].idle()
         {
+            self.forget_trouble(lane);
             self.closed_lanes.remove(&lane);
             self.full_lanes.remove(&lane);
             self.lanes.leave(lane);

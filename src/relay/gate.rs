@@ -79,7 +79,7 @@ impl Gate {
         news
     }
 
-    /// The probe was answered, though not confirmed: the broker lives, and another may go out.
+    /// The probe was answered, though not confirmed, or never will be: another may go out.
     pub(super) fn answered(&mut self) {
         self.probe_out = false;
     }

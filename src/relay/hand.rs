@@ -197,6 +197,11 @@ impl Hand {
         }
     }
 
+    /// The row is queued at the broker, or confirmed and not settled.
+    pub(super) fn flies(&self, id: &RowId) -> bool {
+        self.by_row.get(id).is_some_and(|&number| self.get(number).stage != Stage::Ready)
+    }
+
     pub(super) fn get(&self, number: u32) -> &Slot {
         self.slots[number as usize].as_ref().expect("a slot in use")
     }

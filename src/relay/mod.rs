@@ -264,14 +264,15 @@ pub struct Relay {
     outlets: Register<Option<Destination>, Outlet>,
     gapped_outlets: BTreeSet<u32>,
     held_rows: BTreeMap<RowId, HeldRow>,
+    /// One entry for each closed lane and each row held until then.
     due: BinaryHeap<std::cmp::Reverse<(Duration, Due)>>,
     next: VecDeque<Next>,
     gate: Gate,
     settling: Settling,
     drain_until: Option<Duration>,
     releasing: bool,
-    /// Rows that came back during the drain and may have been published all the same.
-    unknown: usize,
+    /// Rows that were sent and not confirmed, and which the broker may hold all the same.
+    doubted: BTreeSet<RowId>,
     stopped: bool,
     measuring: bool,
     measure_next: Duration,
@@ -317,7 +318,7 @@ impl Relay {
             settling: Settling::default(),
             drain_until: None,
             releasing: false,
-            unknown: 0,
+            doubted: BTreeSet::new(),
             stopped: false,
             measuring: false,
             measure_next: Duration::ZERO,
@@ -349,8 +350,13 @@ impl Relay {
     /// When [`Input::Tick`] is due if nothing else happens.
     #[must_use]
     pub fn wake_at(&self, now: Duration) -> Duration {
-        let mut at = self.tenure.wake_at(now);
+        let mut at = self.tenure.trust_ends_at(now).unwrap_or(Duration::MAX);
         let mut earlier = |time: Duration| at = at.min(time);
+        if self.wants_lease()
+            && let Some(time) = self.tenure.asks_at()
+        {
+            earlier(time);
+        }
         if self.may_fetch() {
             earlier(self.crowded_until.unwrap_or(self.fetch_next));
         }
@@ -385,7 +391,7 @@ impl Relay {
             gate: self.gate.state(),
             ready: self.hand.ready,
             in_flight: self.hand.in_flight,
-            held: self.closed_lanes.len() + self.held_rows.len(),
+            held: self.due.len(),
             refused: self.settling.refused(),
             held_back: self.held_back(now),
         }
@@ -423,9 +429,13 @@ impl Relay {
         self.plan_stop(now);
     }
 
+    /// The lease is worth a question: not any more to a relay that gives it back, or drains without it.
+    fn wants_lease(&self) -> bool {
+        !self.releasing && (self.drain_until.is_none() || self.tenure.epoch().is_some())
+    }
+
     fn plan_lease(&mut self, now: Duration) {
-        let wanted = self.drain_until.is_none() || self.tenure.epoch().is_some();
-        if wanted && !self.releasing && self.tenure.ask(now) {
+        if self.wants_lease() && self.tenure.ask(now) {
             self.actions.push_back(Action::Lease);
         }
         if self.tenure.epoch().is_some() && !self.tenure.trusted(now) && !self.purged {
@@ -483,7 +493,7 @@ impl Relay {
     }
 
     fn exit_now(&self) -> Exit {
-        match self.hand.in_flight.rows + self.unknown {
+        match self.unknown() {
             0 => Exit::Drained,
             unknown => Exit::Unfinished { unknown },
         }

@@ -135,6 +135,7 @@ impl Relay {
         if slot.term != self.term {
             return;
         }
+        self.doubted.remove(&slot.row.id);
         match slot.lane {
             Some(lane) => self.leave_lane(now, lane, number),
             None => {
@@ -165,8 +166,9 @@ impl Relay {
     }
 
     fn failed(&mut self, now: Duration, number: u32, failure: Failure) {
-        if self.drain_until.is_some() && failure.maybe_published {
-            self.unknown += 1;
+        self.gate.answered();
+        if failure.maybe_published {
+            self.doubt(number);
         }
         if self.hand.get(number).term != self.term || self.drain_until.is_some() {
             return self.drop_sent(number);
@@ -176,10 +178,7 @@ impl Relay {
                 self.keep(number);
                 self.shut_gate(now, failure);
             }
-            Verdict::Hold => {
-                self.gate.answered();
-                self.hold(now, number, failure);
-            }
+            Verdict::Hold => self.hold(now, number, failure),
             Verdict::StepDown => {
                 self.drop_sent(number);
                 self.tenure.step_down(now);
@@ -208,7 +207,28 @@ impl Relay {
         }
     }
 
-    /// An unconfirmed row of an earlier term leaves the hand: the present holder will read it.
+    /// The broker may hold the row though it did not confirm it. What an earlier term left open is for
+    /// the present holder to repeat.
+    fn doubt(&mut self, number: u32) {
+        let slot = self.hand.get(number);
+        if slot.term == self.term {
+            self.doubted.insert(slot.row.id.clone());
+        }
+    }
+
+    /// The message that closed a lane is no longer in the outbox, so nothing about it is left to doubt.
+    pub(super) fn forget_trouble(&mut self, lane: u32) {
+        if let Some(trouble) = self.lanes[lane].trouble.take() {
+            self.doubted.remove(&trouble.id);
+        }
+    }
+
+    /// Rows that may be repeated if the relay ends now.
+    pub(super) fn unknown(&self) -> usize {
+        self.hand.in_flight.rows + self.doubted.iter().filter(|id| !self.hand.flies(id)).count()
+    }
+
+    /// An unconfirmed row leaves the hand: whoever holds the lease next will read it.
     fn drop_sent(&mut self, number: u32) {
         let lane = self.hand.get(number).lane.filter(|_| self.hand.get(number).term == self.term);
         if let Some(lane) = lane {
@@ -272,6 +292,9 @@ impl Relay {
             self.release_flight(number);
         }
         let draw = self.draw();
+        if self.lanes[lane].trouble.as_ref().is_some_and(|trouble| trouble.id != head.id) {
+            self.forget_trouble(lane);
+        }
         let state = &mut self.lanes[lane];
         let tries = state.count_failure(&head.id);
         let again_in = self.limits.backoff.pause(tries - 1, draw);
@@ -309,7 +332,6 @@ impl Relay {
                     {
                         held.until = None;
                         held.noted = self.reading.number();
-                        self.reading.go_back_below(held.position);
                     }
                 }
             }
@@ -352,6 +374,7 @@ impl Relay {
 
     /// The sink was made anew: shipments it had not answered never will be.
     pub(super) fn give_up_unanswered(&mut self) {
+        self.gate.answered();
         let sent: Vec<u32> = self
             .hand
             .iter()
@@ -359,10 +382,11 @@ impl Relay {
             .map(|(number, _)| number)
             .collect();
         for number in sent {
-            if self.hand.get(number).term == self.term {
+            self.doubt(number);
+            if self.hand.get(number).term == self.term && self.drain_until.is_none() {
                 self.keep(number);
             } else {
-                self.release_flight(number);
+                self.drop_sent(number);
             }
         }
     }
@@ -404,6 +428,7 @@ impl Relay {
         self.full_lanes.clear();
         self.gapped_outlets.clear();
         self.held_rows.clear();
+        self.doubted.clear();
         self.due.clear();
         self.next.clear();
         for number in self.outlets.numbers() {

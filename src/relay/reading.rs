@@ -142,9 +142,7 @@ impl Reading {
     /// The read `number` was answered or failed: it is no longer outstanding.
     pub(super) fn finish(&mut self, number: u64) -> Option<Outstanding> {
         let at = self.outstanding.iter().position(|read| read.number == number)?;
-        let read = self.outstanding.swap_remove(at);
-        self.forget_settled();
-        Some(read)
+        Some(self.outstanding.swap_remove(at))
     }
 
     /// Learns what an answer says about which positions are safe.
@@ -199,7 +197,9 @@ impl Reading {
         self.settled_ids.contains_key(id)
     }
 
-    fn forget_settled(&mut self) {
+    /// Forgets the settled rows that no answer still to come can show. What the last answer showed must
+    /// have been taken in before: it may be as old as any.
+    pub(super) fn forget_settled(&mut self) {
         let oldest = self.outstanding.iter().map(|read| read.number).min().unwrap_or(u64::MAX);
         while let Some((number, _)) = self.settled.front()
             && *number < oldest

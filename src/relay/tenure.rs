@@ -115,8 +115,12 @@ impl Tenure {
         self.ask_next = now + self.timing.ttl;
     }
 
-    pub(super) fn wake_at(&self, now: Duration) -> Duration {
-        let ask = if self.asked_at.is_some() { Duration::MAX } else { self.ask_next };
-        if self.trusted(now) { ask.min(self.trusted_until) } else { ask }
+    /// When the next question is due, unless one has no answer yet.
+    pub(super) fn asks_at(&self) -> Option<Duration> {
+        self.asked_at.is_none().then_some(self.ask_next)
+    }
+
+    pub(super) fn trust_ends_at(&self, now: Duration) -> Option<Duration> {
+        self.trusted(now).then_some(self.trusted_until)
     }
 }
