@@ -82,7 +82,8 @@ impl World {
         if self.dice.chance(weather.stall) {
             let until = self.now + self.dice.millis(300, 8_000);
             say!(self, "{life:?} stalls until {until:?}");
-            self.processes[life.process].stalled_until = until;
+            let stalled_until = &mut self.processes[life.process].stalled_until;
+            *stalled_until = until.max(*stalled_until);
         }
         if self.dice.chance(weather.drain) {
             self.at(self.now, Event::Tell(life, Box::new(Input::Drain)));
