@@ -129,24 +129,13 @@ impl Relay {
     }
 
     pub(super) fn fetched(&mut self, now: Duration, number: u64, result: Result<Batch<Routed>, SourceError>) {
-        if let Some(read) = self.reading.finish(number) {
-            self.read_answered(now, &read, result);
-            self.reading.forget_settled();
-        }
-    }
-
-    fn read_answered(
-        &mut self,
-        now: Duration,
-        read: &Outstanding,
-        result: Result<Batch<Routed>, SourceError>,
-    ) {
+        let Some(read) = self.reading.finish(number) else { return };
         let stale = read.term != self.term && self.rules.keep(Rule::EpochFetch);
         if stale || self.tenure.epoch().is_none() || self.drain_until.is_some() {
             return;
         }
         match result {
-            Ok(batch) => self.take_in(now, read, batch),
+            Ok(batch) => self.take_in(now, &read, batch),
             Err(_) => {
                 let pause = DATABASE_BACKOFF.pause(self.fetch_failures, self.draw());
                 self.fetch_failures += 1;
@@ -211,7 +200,7 @@ impl Relay {
         // It was left out by the read already; a source that gets this wrong must not make two of it.
         let known = self.hand.holds(id);
         let held = self.held_rows.get(id).is_some_and(|held| held.until.is_some());
-        if known || held || self.reading.was_settled(id) {
+        if known || held {
             return false;
         }
         let destination = routed.content.as_ref().ok().map(|record| record.destination.clone());

@@ -164,7 +164,7 @@ pub enum News {
 /// How the relay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Nothing is left unknown and the lease was given back.
+    /// Nothing is left unknown, and the lease was given back if the database could be reached.
     Drained,
     /// So many rows were published and not settled, or may have been: they may be repeated.
     Unfinished { unknown: usize },

@@ -238,8 +238,8 @@ impl Relay {
         self.release_flight(number);
     }
 
-    /// Takes an in-flight slot out of the hand and gives its room to what waited for it.
-    pub(super) fn release_flight(&mut self, number: u32) -> RowRef {
+    /// Takes a slot out of the hand and gives its room to what waited for it.
+    pub(super) fn release_flight(&mut self, number: u32) {
         let slot = self.hand.drop_slot(number);
         let outlet = &mut self.outlets[slot.destination];
         match slot.stage {
@@ -252,7 +252,6 @@ impl Relay {
             self.next.push_front(waiting);
         }
         self.forget_if_idle(None, slot.destination);
-        slot.row
     }
 
     /// A message failed and it was not an outage: it waits, and its key with it.

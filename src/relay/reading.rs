@@ -10,12 +10,14 @@
 //!   anew, with the rows in hand left out.
 //! * Reads are **numbered**: an answer may be older than what happened since it was asked for. They
 //!   follow one another; two at a time would see the same rows, and the older one, answered last,
-//!   would show successors of rows that only the newer one was started to find.
+//!   would show successors of rows that only the newer one was started to find. A row that is settled
+//!   while a read is under way cannot come back by it: it was in hand when the read started, and so
+//!   it was left out.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use super::rules::{Rule, Rules};
-use crate::message::{Position, RowId};
+use crate::message::Position;
 use crate::sink::Destination;
 use crate::source::{Skip, Writer};
 
@@ -88,8 +90,6 @@ pub(super) struct Reading {
     cursor: Position,
     safe: Position,
     candidate: Option<Candidate>,
-    /// Rows settled since the outstanding read started, which may show them as pending.
-    settled: HashSet<RowId>,
 }
 
 impl Reading {
@@ -101,7 +101,6 @@ impl Reading {
             cursor: Position::START,
             safe: Position::START,
             candidate: None,
-            settled: HashSet::new(),
         }
     }
 
@@ -163,22 +162,5 @@ impl Reading {
     pub(super) fn advance(&mut self, read: &Outstanding, last: Option<Position>) {
         let safe = if self.rules.keep(Rule::SafeAtStart) { read.safe } else { self.safe };
         self.cursor = self.cursor.max(last.map_or(safe, |last| last.min(safe)));
-    }
-
-    /// A row was settled. An outstanding read may have seen it pending.
-    pub(super) fn remember_settled(&mut self, id: &RowId) {
-        if self.outstanding.is_some() && self.rules.keep(Rule::FetchNumbers) {
-            self.settled.insert(id.clone());
-        }
-    }
-
-    /// The row was settled after the read now answered may have seen it.
-    pub(super) fn was_settled(&self, id: &RowId) -> bool {
-        self.settled.contains(id)
-    }
-
-    /// The answer was taken in: no read that may show rows settled before is under way.
-    pub(super) fn forget_settled(&mut self) {
-        self.settled.clear();
     }
 }

@@ -15,8 +15,6 @@ pub enum Rule {
     SafeId,
     /// A read moves the cursor only up to the safe id known when it started.
     SafeAtStart,
-    /// A settled row is remembered until the read that was under way has returned.
-    FetchNumbers,
     /// A lane that lost rows takes rows only from a read started after the loss.
     DropNumber,
     /// ... and one that starts below the lowest row lost or passed over.
@@ -41,10 +39,9 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, for the simulation to remove in turn.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::SafeId,
         Self::SafeAtStart,
-        Self::FetchNumbers,
         Self::DropNumber,
         Self::CursorBack,
         Self::EpochFetch,

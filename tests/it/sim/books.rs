@@ -65,6 +65,17 @@ pub struct Tally {
     pub unfinished: usize,
 }
 
+impl Tally {
+    pub fn add(&mut self, other: Self) {
+        self.records += other.records;
+        self.repeats += other.repeats;
+        self.crashes += other.crashes;
+        self.takeovers += other.takeovers;
+        self.drained += other.drained;
+        self.unfinished += other.unfinished;
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Books {
     window_rows: usize,
