@@ -1,11 +1,11 @@
 //! A broker and its clients' queues in memory: what [`Sink`](outbox_relay::sink::Sink) promises, as a
 //! state machine without time of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outbox_relay::message::Position;
-use outbox_relay::sink::{Record, Shipment, Token};
+use outbox_relay::sink::{Destination, ErrorType, Failure, Fault, Record, Shipment, Token};
 
 /// Names a relay's connection.
 pub type Client = u64;
@@ -16,26 +16,47 @@ pub struct MemoryBroker {
     pub log: Vec<Arc<Record>>,
     /// Cut off: what is queued stays queued.
     pub down: bool,
-    queues: BTreeMap<Client, BTreeMap<Token, Arc<Record>>>,
+    /// Destinations that do not exist.
+    pub missing: BTreeSet<Destination>,
+    /// A larger record is refused; `None` takes any.
+    pub record_bytes_max: Option<usize>,
+    /// In the order of publishing.
+    queues: BTreeMap<Client, Vec<(Token, Arc<Record>)>>,
 }
 
 impl MemoryBroker {
     pub fn queue(&mut self, client: Client, shipment: Shipment) {
-        self.queues.entry(client).or_default().insert(shipment.token, shipment.record);
+        self.queues.entry(client).or_default().push((shipment.token, shipment.record));
     }
 
     /// Takes one record off a client's queue, if it is still there.
     pub fn take(&mut self, client: Client, token: Token) -> Option<Arc<Record>> {
-        self.queues.get_mut(&client)?.remove(&token)
+        let queue = self.queues.get_mut(&client)?;
+        let at = queue.iter().position(|(queued, _)| *queued == token)?;
+        Some(queue.remove(at).1)
     }
 
     /// Takes everything off a client's queue.
-    pub fn empty(&mut self, client: Client) -> BTreeMap<Token, Arc<Record>> {
+    pub fn empty(&mut self, client: Client) -> Vec<(Token, Arc<Record>)> {
         self.queues.remove(&client).unwrap_or_default()
     }
 
+    /// Holds the record, whatever it is.
     pub fn apply(&mut self, record: Arc<Record>) {
         self.log.push(record);
+    }
+
+    /// Holds the record if it can be held.
+    pub fn accept(&mut self, record: Arc<Record>) -> Result<(), Failure> {
+        if self.record_bytes_max.is_some_and(|max| record.bytes() > max) {
+            return Err(Failure::refused(Fault::Permanent, ErrorType::TooLarge, "the record is too large"));
+        }
+        if self.missing.contains(&record.destination) {
+            let reason = format!("{} does not exist", record.destination);
+            return Err(Failure::refused(Fault::Blocked, ErrorType::UnknownDestination, reason));
+        }
+        self.apply(record);
+        Ok(())
     }
 }
 

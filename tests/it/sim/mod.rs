@@ -8,6 +8,7 @@ use std::ops::Range;
 
 mod books;
 mod dice;
+pub mod fakes;
 pub mod memory_broker;
 pub mod memory_outbox;
 #[cfg(feature = "rule-removal")]
