@@ -7,6 +7,11 @@ use std::sync::Arc;
 use outbox_relay::message::Position;
 use outbox_relay::sink::{Destination, ErrorType, Failure, Fault, Record, Shipment, Token};
 
+use super::memory_outbox::position_of;
+
+/// Names the row of a record.
+pub const ID_HEADER: &str = "id";
+
 /// Names a relay's connection.
 pub type Client = u64;
 
@@ -60,8 +65,9 @@ impl MemoryBroker {
     }
 }
 
-/// The row a record was made of: its payload begins with the position.
+/// The row a record was made of, by its id header.
 pub fn position(record: &Record) -> Position {
-    let body = record.body.as_ref().expect("rows of the simulation have a payload");
-    Position(i64::from_be_bytes(body[..8].try_into().expect("eight bytes")))
+    let id = record.headers.iter().find(|header| &*header.name == ID_HEADER);
+    let id = id.and_then(|header| header.value.as_deref()).and_then(position_of);
+    id.expect("records of the simulation name their row")
 }

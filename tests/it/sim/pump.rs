@@ -145,7 +145,11 @@ fn write(outbox: &FakeOutbox, rows: u8) {
     let mut outbox = outbox.look();
     let transaction = outbox.begin();
     for number in 0..rows {
-        let row = NewRow { key: Some(number % 7), destination: Some("orders"), payload_bytes: 20 };
+        let row = NewRow {
+            key: Some(vec![number % 7].into()),
+            destination: Some("orders".into()),
+            payload: Some(vec![number].into()),
+        };
         outbox.insert(transaction, row);
     }
     outbox.commit(transaction);
