@@ -197,7 +197,6 @@ fn limits(config: &Config) -> Limits {
         in_flight: Load { rows: delivery.in_flight_rows_max, bytes: delivery.in_flight_bytes_max },
         read_ahead: Load { rows: delivery.read_ahead_rows_max, bytes: delivery.read_ahead_bytes_max },
         fetch_rows_max: config.outbox.fetch_rows_max,
-        fetches_max: 1,
         settle_rows_max: SETTLE_ROWS_MAX,
         held_max: HELD_MAX,
         poll_interval: config.outbox.poll_interval,

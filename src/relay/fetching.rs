@@ -17,7 +17,7 @@ impl Relay {
         self.tenure.epoch().is_some()
             && self.opened.is_some()
             && self.drain_until.is_none()
-            && self.reading.in_progress() < self.limits.fetches_max
+            && !self.reading.in_progress()
             && self.due.len() < self.limits.held_max
             && self.hand.ready.below(self.limits.read_ahead.share(3, 4))
     }
@@ -129,24 +129,13 @@ impl Relay {
     }
 
     pub(super) fn fetched(&mut self, now: Duration, number: u64, result: Result<Batch<Routed>, SourceError>) {
-        if let Some(read) = self.reading.finish(number) {
-            self.read_answered(now, &read, result);
-            self.reading.forget_settled();
-        }
-    }
-
-    fn read_answered(
-        &mut self,
-        now: Duration,
-        read: &Outstanding,
-        result: Result<Batch<Routed>, SourceError>,
-    ) {
+        let Some(read) = self.reading.finish(number) else { return };
         let stale = read.term != self.term && self.rules.keep(Rule::EpochFetch);
         if stale || self.tenure.epoch().is_none() || self.drain_until.is_some() {
             return;
         }
         match result {
-            Ok(batch) => self.take_in(now, read, batch),
+            Ok(batch) => self.take_in(now, &read, batch),
             Err(_) => {
                 let pause = DATABASE_BACKOFF.pause(self.fetch_failures, self.draw());
                 self.fetch_failures += 1;
@@ -157,7 +146,7 @@ impl Relay {
 
     fn take_in(&mut self, now: Duration, read: &Outstanding, batch: Batch<Routed>) {
         self.fetch_failures = 0;
-        self.reading.learn(read, batch.highest, batch.writers);
+        self.reading.learn(batch.highest, batch.writers);
         self.update_gaps(read);
         let last = batch.messages.last().map(|routed| routed.row.position).filter(|_| batch.cut);
         let mut admitted = 0_usize;
@@ -208,9 +197,10 @@ impl Relay {
     /// Lets a row into the hand, or notes that its lane lost it. Returns whether it entered.
     fn admit(&mut self, routed: Routed) -> bool {
         let id = &routed.row.id;
-        let known = self.hand.holds(id) && self.rules.keep(Rule::InHand);
+        // It was left out by the read already; a source that gets this wrong must not make two of it.
+        let known = self.hand.holds(id);
         let held = self.held_rows.get(id).is_some_and(|held| held.until.is_some());
-        if known || held || self.reading.was_settled(id) {
+        if known || held {
             return false;
         }
         let destination = routed.content.as_ref().ok().map(|record| record.destination.clone());
@@ -266,7 +256,9 @@ impl Relay {
     fn forget_held_rows(&mut self, read: &Outstanding, last: Option<Position>) {
         let (hand, doubted) = (&self.hand, &mut self.doubted);
         self.held_rows.retain(|id, held| {
-            let covered = read.after < held.position && last.is_none_or(|last| last >= held.position);
+            let covered = read.after < held.position
+                && last.is_none_or(|last| last >= held.position)
+                && !read.passed_over(held.destination.as_ref());
             let gone = covered && read.number > held.noted && held.until.is_none() && !hand.holds(id);
             if gone {
                 doubted.remove(id);

@@ -65,8 +65,6 @@ pub struct Limits {
     pub read_ahead: Load,
     /// Rows of one read.
     pub fetch_rows_max: usize,
-    /// Reads at a time. One: a second would see the same rows.
-    pub fetches_max: usize,
     /// Rows of one settlement, so that its transaction stays far below a second.
     pub settle_rows_max: usize,
     /// Lanes and rows held back after a failure; reading pauses beyond it.
@@ -166,7 +164,7 @@ pub enum News {
 /// How the relay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Nothing is left unknown and the lease was given back.
+    /// Nothing is left unknown, and the lease was given back if the database could be reached.
     Drained,
     /// So many rows were published and not settled, or may have been: they may be repeated.
     Unfinished { unknown: usize },
@@ -227,6 +225,7 @@ enum Due {
 #[derive(Debug)]
 struct HeldRow {
     position: Position,
+    destination: Option<Destination>,
     tries: u32,
     /// `None` once it is due and may be read again.
     until: Option<Duration>,

@@ -238,8 +238,8 @@ impl Relay {
         self.release_flight(number);
     }
 
-    /// Takes an in-flight slot out of the hand and gives its room to what waited for it.
-    pub(super) fn release_flight(&mut self, number: u32) -> RowRef {
+    /// Takes a slot out of the hand and gives its room to what waited for it.
+    pub(super) fn release_flight(&mut self, number: u32) {
         let slot = self.hand.drop_slot(number);
         let outlet = &mut self.outlets[slot.destination];
         match slot.stage {
@@ -252,7 +252,6 @@ impl Relay {
             self.next.push_front(waiting);
         }
         self.forget_if_idle(None, slot.destination);
-        slot.row
     }
 
     /// A message failed and it was not an outage: it waits, and its key with it.
@@ -271,9 +270,9 @@ impl Relay {
             Some(lane) if self.rules.keep(Rule::DropSuccessors) => self.close_lane(now, lane, &row),
             Some(lane) => {
                 self.list(lane);
-                self.hold_row(now, &row)
+                self.hold_row(now, &row, destination.clone())
             }
-            None => self.hold_row(now, &row),
+            None => self.hold_row(now, &row, destination.clone()),
         };
         self.tell(News::Held { row, destination, failure, tries, again_in });
     }
@@ -308,11 +307,12 @@ impl Relay {
         (tries, again_in)
     }
 
-    fn hold_row(&mut self, now: Duration, row: &RowRef) -> (u32, Duration) {
+    fn hold_row(&mut self, now: Duration, row: &RowRef, destination: Option<Destination>) -> (u32, Duration) {
         let draw = self.draw();
         let tries = self.held_rows.get(&row.id).map_or(1, |held| held.tries.saturating_add(1));
         let again_in = self.limits.backoff.pause(tries - 1, draw);
-        let held = HeldRow { position: row.position, tries, until: Some(now + again_in), noted: 0 };
+        let held =
+            HeldRow { position: row.position, destination, tries, until: Some(now + again_in), noted: 0 };
         self.held_rows.insert(row.id.clone(), held);
         self.due.push(Reverse((now + again_in, Due::Row(row.id.clone()))));
         (tries, again_in)

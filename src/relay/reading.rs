@@ -8,12 +8,17 @@
 //!   told by a read started later.
 //! * The **cursor** never passes the safe id known when a read started. Above it, every read starts
 //!   anew, with the rows in hand left out.
-//! * Reads are **numbered**: an answer may be older than what happened since it was asked for.
+//! * Reads are **numbered**: an answer may be older than what happened since it was asked for. They
+//!   follow one another; two at a time would see the same rows, and the older one, answered last,
+//!   would show successors of rows that only the newer one was started to find. A row that is settled
+//!   while a read is under way cannot come back by it: it was in hand when the read started, and so
+//!   it was left out.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::BTreeSet;
 
 use super::rules::{Rule, Rules};
-use crate::message::{Position, RowId};
+use crate::message::Position;
+use crate::sink::Destination;
 use crate::source::{Skip, Writer};
 
 /// Rows of a lane or destination that a read passed over or that left the hand unsettled.
@@ -61,12 +66,19 @@ pub(super) struct Outstanding {
     pub(super) skip: Skip,
 }
 
+impl Outstanding {
+    /// Whether the read left out a destination's rows; `None` is one not known, that any may be.
+    pub(super) fn passed_over(&self, destination: Option<&Destination>) -> bool {
+        let skipped = &self.skip.destinations;
+        destination.map_or(!skipped.is_empty(), |destination| skipped.contains(destination))
+    }
+}
+
 /// The highest position a read saw, and who might still show a row below it.
 #[derive(Debug)]
 struct Candidate {
     highest: Position,
     writers: BTreeSet<Writer>,
-    noted: u64,
 }
 
 #[derive(Debug)]
@@ -74,15 +86,10 @@ pub(super) struct Reading {
     rules: Rules,
     /// The number of the latest read started.
     number: u64,
-    outstanding: Vec<Outstanding>,
+    outstanding: Option<Outstanding>,
     cursor: Position,
     safe: Position,
     candidate: Option<Candidate>,
-    /// Reads older than this say nothing about the cursor: it went back after they started.
-    cursor_set_for: u64,
-    /// Settled rows and the latest read that had started by then, oldest first.
-    settled: VecDeque<(u64, RowId)>,
-    settled_ids: HashMap<RowId, u64>,
 }
 
 impl Reading {
@@ -90,72 +97,56 @@ impl Reading {
         Self {
             rules,
             number: 0,
-            outstanding: Vec::new(),
+            outstanding: None,
             cursor: Position::START,
             safe: Position::START,
             candidate: None,
-            cursor_set_for: 0,
-            settled: VecDeque::new(),
-            settled_ids: HashMap::new(),
         }
     }
 
-    /// Forgets what an earlier term learned; its reads may still answer and are told by their term.
+    /// Forgets what an earlier term learned; its read may still answer and is told by its term.
     pub(super) fn restart(&mut self) {
         self.cursor = Position::START;
         self.safe = Position::START;
         self.candidate = None;
-        self.cursor_set_for = self.number;
-        self.settled.clear();
-        self.settled_ids.clear();
     }
 
     pub(super) const fn number(&self) -> u64 {
         self.number
     }
 
-    pub(super) fn in_progress(&self) -> usize {
-        self.outstanding.len()
+    pub(super) const fn in_progress(&self) -> bool {
+        self.outstanding.is_some()
     }
 
     /// Takes the cursor back so that the next read shows `lowest` again.
     pub(super) fn go_back_below(&mut self, lowest: Position) {
-        if lowest.before() < self.cursor {
-            self.cursor = lowest.before();
-            self.cursor_set_for = self.number + 1;
-        }
+        self.cursor = self.cursor.min(lowest.before());
     }
 
     /// Starts a read: its number, and the position it starts after.
     pub(super) fn start(&mut self, term: u64, skip: Skip) -> (u64, Position) {
+        assert!(self.outstanding.is_none(), "one read at a time");
         self.number += 1;
-        self.outstanding.push(Outstanding {
-            number: self.number,
-            term,
-            after: self.cursor,
-            safe: self.safe,
-            skip,
-        });
-        (self.number, self.cursor)
+        let (number, after, safe) = (self.number, self.cursor, self.safe);
+        self.outstanding = Some(Outstanding { number, term, after, safe, skip });
+        (number, after)
     }
 
     /// The read `number` was answered or failed: it is no longer outstanding.
     pub(super) fn finish(&mut self, number: u64) -> Option<Outstanding> {
-        let at = self.outstanding.iter().position(|read| read.number == number)?;
-        Some(self.outstanding.swap_remove(at))
+        self.outstanding.take_if(|read| read.number == number)
     }
 
     /// Learns what an answer says about which positions are safe.
-    pub(super) fn learn(&mut self, read: &Outstanding, highest: Option<Position>, writers: Vec<Writer>) {
+    pub(super) fn learn(&mut self, highest: Option<Position>, writers: Vec<Writer>) {
         let Some(highest) = highest else { return };
         if !self.rules.keep(Rule::SafeId) {
             self.safe = self.safe.max(highest);
             return;
         }
         let writers: BTreeSet<Writer> = writers.into_iter().collect();
-        if let Some(candidate) = &mut self.candidate
-            && (read.number > candidate.noted || !self.rules.keep(Rule::WritersLater))
-        {
+        if let Some(candidate) = &mut self.candidate {
             candidate.writers.retain(|writer| writers.contains(writer));
             if candidate.writers.is_empty() {
                 self.safe = self.safe.max(candidate.highest);
@@ -163,51 +154,13 @@ impl Reading {
             }
         }
         if self.candidate.is_none() && highest > self.safe {
-            self.candidate = Some(Candidate { highest, writers, noted: self.number });
+            self.candidate = Some(Candidate { highest, writers });
         }
     }
 
     /// Moves the cursor past what an answer has shown. `last` is its last row's position if it was cut.
     pub(super) fn advance(&mut self, read: &Outstanding, last: Option<Position>) {
-        if read.number < self.cursor_set_for {
-            return;
-        }
         let safe = if self.rules.keep(Rule::SafeAtStart) { read.safe } else { self.safe };
         self.cursor = self.cursor.max(last.map_or(safe, |last| last.min(safe)));
-        if let Some(last) = last
-            && last < self.cursor
-            && self.rules.keep(Rule::CutBack)
-        {
-            self.cursor = last;
-            self.cursor_set_for = self.number + 1;
-        }
-    }
-
-    /// A row was settled. An outstanding read may have seen it pending.
-    pub(super) fn remember_settled(&mut self, id: &RowId) {
-        if self.outstanding.is_empty() || !self.rules.keep(Rule::FetchNumbers) {
-            return;
-        }
-        self.settled.push_back((self.number, id.clone()));
-        self.settled_ids.insert(id.clone(), self.number);
-    }
-
-    /// The row was settled after an outstanding read may have seen it.
-    pub(super) fn was_settled(&self, id: &RowId) -> bool {
-        self.settled_ids.contains_key(id)
-    }
-
-    /// Forgets the settled rows that no answer still to come can show. What the last answer showed must
-    /// have been taken in before: it may be as old as any.
-    pub(super) fn forget_settled(&mut self) {
-        let oldest = self.outstanding.iter().map(|read| read.number).min().unwrap_or(u64::MAX);
-        while let Some((number, _)) = self.settled.front()
-            && *number < oldest
-        {
-            let (number, id) = self.settled.pop_front().expect("it has a front");
-            if self.settled_ids.get(&id) == Some(&number) {
-                self.settled_ids.remove(&id);
-            }
-        }
     }
 }

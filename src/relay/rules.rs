@@ -15,18 +15,10 @@ pub enum Rule {
     SafeId,
     /// A read moves the cursor only up to the safe id known when it started.
     SafeAtStart,
-    /// That a writer has ended may only be said by a read started after the writer was noted.
-    WritersLater,
-    /// Rows in hand are ignored when they come back.
-    InHand,
-    /// A settled row is remembered until every read started earlier has returned.
-    FetchNumbers,
     /// A lane that lost rows takes rows only from a read started after the loss.
     DropNumber,
     /// ... and one that starts below the lowest row lost or passed over.
     CursorBack,
-    /// A read that stopped at its limit takes the cursor back to its last row.
-    CutBack,
     /// A read started in an earlier epoch is dropped.
     EpochFetch,
     /// Nothing is published once the lease may have run out.
@@ -47,15 +39,11 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, for the simulation to remove in turn.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 12] = [
         Self::SafeId,
         Self::SafeAtStart,
-        Self::WritersLater,
-        Self::InHand,
-        Self::FetchNumbers,
         Self::DropNumber,
         Self::CursorBack,
-        Self::CutBack,
         Self::EpochFetch,
         Self::TrustEnd,
         Self::DropSuccessors,

@@ -127,8 +127,7 @@ impl Relay {
 
     /// The row is marked, or gone: its room in the window is free.
     fn finish(&mut self, number: u32) {
-        let row = self.release_flight(number);
-        self.reading.remember_settled(&row.id);
+        self.release_flight(number);
         if self.settling.refused.remove(&number).is_some() && self.settling.refused.is_empty() {
             self.tell(News::MarksAccepted);
         }

@@ -1,10 +1,15 @@
 //! Events on their way from a client's own thread to the pump.
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::{Failure, Outcome, SinkEvent, Token};
+
+/// How long outcomes may wait for others to join them. Under load it makes bursts out of a trickle,
+/// and each burst of confirmations frees a burst of lanes: fewer and larger requests to the broker.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// Any thread puts events in, in order; one task takes all of them out at once.
 ///
@@ -12,61 +17,112 @@ use super::{Failure, Outcome, SinkEvent, Token};
 /// relay's window bounds it.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
-    events: Mutex<Vec<SinkEvent>>,
+    held: Mutex<Held>,
     filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    events: Vec<SinkEvent>,
+    outcomes: usize,
+    /// When the first event came in.
+    since: Option<Instant>,
+    /// The taker does not wait for more outcomes than these.
+    enough: usize,
+}
+
+impl Held {
+    fn arrived(&mut self) {
+        if self.since.is_none() {
+            self.since = Some(now());
+        }
+    }
+
+    /// When what is here may be taken: at once if it is enough, or not an outcome.
+    fn ripe_at(&self) -> Option<Instant> {
+        let since = self.since?;
+        let only_outcomes = matches!(self.events[..], [SinkEvent::Outcomes(_)]);
+        let waits = only_outcomes && self.outcomes < self.enough;
+        Some(if waits { since + PATIENCE } else { since })
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "how long outcomes have waited is measured where they wait")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 impl Inbox {
     /// Outcomes that come one after the other are taken out as one event.
     pub(super) fn outcome(&self, token: Token, result: Result<(), Failure>) {
         let outcome = Outcome { token, result };
-        let mut events = self.events();
-        match events.last_mut() {
+        let mut held = self.held();
+        held.arrived();
+        held.outcomes += 1;
+        let news = held.outcomes == 1 || held.outcomes == held.enough;
+        match held.events.last_mut() {
             Some(SinkEvent::Outcomes(outcomes)) => outcomes.push(outcome),
             None | Some(SinkEvent::Down(_) | SinkEvent::Up) => {
-                let wake = events.is_empty();
-                events.push(SinkEvent::Outcomes(vec![outcome]));
-                drop(events);
-                self.wake_if(wake);
+                held.events.push(SinkEvent::Outcomes(vec![outcome]));
             }
         }
+        drop(held);
+        self.wake_if(news);
     }
 
     pub(super) fn event(&self, event: SinkEvent) {
-        let mut events = self.events();
-        let wake = events.is_empty();
-        events.push(event);
-        drop(events);
-        self.wake_if(wake);
+        let mut held = self.held();
+        held.arrived();
+        held.events.push(event);
+        drop(held);
+        self.wake_if(true);
     }
 
     pub(super) fn clear(&self) {
-        self.events().clear();
+        *self.held() = Held::default();
     }
 
-    /// Waits until there is something. Cancel safe: events leave the inbox and are returned without an
-    /// await in between.
-    pub(super) async fn take(&self) -> Vec<SinkEvent> {
+    /// Waits until there is something, and for up to [`PATIENCE`] until there are `enough` outcomes.
+    /// Cancel safe: events leave the inbox and are returned without an await in between.
+    pub(super) async fn take(&self, enough: usize) -> Vec<SinkEvent> {
         loop {
-            let events = std::mem::take(&mut *self.events());
-            if !events.is_empty() {
-                return events;
+            // A wake that comes after this look is stored, so it is not missed.
+            match self.look(enough) {
+                Look::Ripe(events) => return events,
+                Look::Ripens(at) => {
+                    let _ = tokio::time::timeout_at(at.into(), self.filled.notified()).await;
+                }
+                Look::Empty => self.filled.notified().await,
             }
-            // A wake that came since the look above is stored, so it is not missed.
-            self.filled.notified().await;
         }
     }
 
-    /// One wake a batch: whoever finds the inbox empty rings, the others find it ringing.
-    fn wake_if(&self, was_empty: bool) {
-        if was_empty {
+    fn look(&self, enough: usize) -> Look {
+        let mut held = self.held();
+        held.enough = enough;
+        match held.ripe_at() {
+            None => Look::Empty,
+            Some(at) if at > now() => Look::Ripens(at),
+            Some(_) => Look::Ripe(std::mem::take(&mut *held).events),
+        }
+    }
+
+    /// One wake a batch: whoever finds the inbox empty or makes it full rings.
+    fn wake_if(&self, news: bool) {
+        if news {
             self.filled.notify_one();
         }
     }
 
-    fn events(&self) -> MutexGuard<'_, Vec<SinkEvent>> {
-        self.events.lock().expect("no thread panics while it holds the events")
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().expect("no thread panics while it holds the events")
     }
+}
+
+enum Look {
+    Empty,
+    Ripens(Instant),
+    Ripe(Vec<SinkEvent>),
 }
 
 #[cfg(test)]
@@ -90,24 +146,24 @@ mod tests {
             SinkEvent::Down(down),
             SinkEvent::Outcomes(vec![ok(3)]),
         ];
-        assert_eq!(inbox.take().await, expected);
-        assert_eq!(inbox.take().now_or_never(), None);
+        assert_eq!(inbox.take(1).await, expected);
+        assert_eq!(inbox.take(1).now_or_never(), None);
     }
 
     #[tokio::test]
     async fn a_wait_that_is_dropped_loses_nothing() {
         let inbox = Inbox::default();
-        assert_eq!(inbox.take().now_or_never(), None);
+        assert_eq!(inbox.take(1).now_or_never(), None);
         inbox.event(SinkEvent::Up);
-        drop(inbox.take());
-        assert_eq!(inbox.take().await, [SinkEvent::Up]);
+        drop(inbox.take(1));
+        assert_eq!(inbox.take(1).await, [SinkEvent::Up]);
     }
 
     #[tokio::test]
     async fn a_task_that_waits_is_woken_by_another_thread() {
         let inbox = std::sync::Arc::new(Inbox::default());
         let filler = std::sync::Arc::clone(&inbox);
-        let taken = tokio::spawn(async move { inbox.take().await });
+        let taken = tokio::spawn(async move { inbox.take(1).await });
         tokio::task::yield_now().await;
         std::thread::spawn(move || filler.event(SinkEvent::Up));
         assert_eq!(taken.await.expect("the task ends"), [SinkEvent::Up]);

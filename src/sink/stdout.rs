@@ -79,7 +79,7 @@ impl Sink for StdoutSink {
     }
 
     async fn events(&mut self) -> Vec<SinkEvent> {
-        self.desk.inbox.take().await
+        self.desk.inbox.take(1).await
     }
 
     fn purge(&mut self) {

@@ -158,7 +158,7 @@ mod tests {
     }
 
     fn taken(inbox: &Inbox) -> Vec<SinkEvent> {
-        inbox.take().now_or_never().unwrap_or_default()
+        inbox.take(1).now_or_never().unwrap_or_default()
     }
 
     #[test]

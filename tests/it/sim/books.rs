@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use outbox_relay::message::Position;
 use outbox_relay::relay::Exit;
 use outbox_relay::sink::Token;
@@ -54,6 +56,9 @@ struct Sending {
     reached: bool,
 }
 
+/// What order is kept within: destination and key.
+pub type Lane = (Option<Arc<str>>, Bytes);
+
 /// What happened in one run, added up over many.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
@@ -63,6 +68,17 @@ pub struct Tally {
     pub takeovers: usize,
     pub drained: usize,
     pub unfinished: usize,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: Self) {
+        self.records += other.records;
+        self.repeats += other.repeats;
+        self.crashes += other.crashes;
+        self.takeovers += other.takeovers;
+        self.drained += other.drained;
+        self.unfinished += other.unfinished;
+    }
 }
 
 #[derive(Debug, Default)]
@@ -75,7 +91,7 @@ pub struct Books {
     /// Rows a process knows to be unmarkable although the mark succeeds.
     vanished: BTreeMap<Life, BTreeSet<Position>>,
     /// The last first occurrence in each lane.
-    last: BTreeMap<(Option<String>, u8), Position>,
+    last: BTreeMap<Lane, Position>,
     applied: BTreeSet<Position>,
     pub violations: Vec<Violation>,
     pub tally: Tally,
@@ -186,7 +202,7 @@ impl Books {
     }
 
     /// The broker holds one more record.
-    pub fn applied(&mut self, position: Position, lane: Option<(Option<String>, u8)>) {
+    pub fn applied(&mut self, position: Position, lane: Option<Lane>) {
         self.tally.records += 1;
         if !self.applied.insert(position) {
             self.tally.repeats += 1;

@@ -2,12 +2,13 @@
 //! promises, as a state machine without time of its own.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use outbox_relay::message::{Message, Payload, Position, RowId, RowRef, Timestamp};
 use outbox_relay::sink::Destination;
-use outbox_relay::source::{Backlog, Batch, Epoch, Fetch, Refusal, Settled, Settlement, Writer};
+use outbox_relay::source::{Backlog, Batch, Epoch, Fetch, LaneKey, Refusal, Settled, Settlement, Writer};
 
 pub type Transaction = u64;
 
@@ -17,11 +18,10 @@ pub type Owner = u64;
 /// What an application writes.
 #[derive(Debug, Clone)]
 pub struct NewRow {
-    pub key: Option<u8>,
+    pub key: Option<Bytes>,
     /// `None` where the route needs a value that is NULL.
-    pub destination: Option<&'static str>,
-    /// At least 8: the payload begins with the row's position.
-    pub payload_bytes: usize,
+    pub destination: Option<Arc<str>>,
+    pub payload: Option<Bytes>,
 }
 
 #[derive(Debug, Clone)]
@@ -47,6 +47,10 @@ pub struct MemoryOutbox {
     /// Open transactions, each of which holds the lock that an insert takes.
     open: BTreeMap<Transaction, Vec<(i64, NewRow)>>,
     pub lease: Lease,
+    /// Rows that cannot be marked, and why.
+    pub unmarkable: BTreeMap<RowId, Refusal>,
+    /// A larger payload is left behind; `None` returns any.
+    pub message_bytes_max: Option<usize>,
     ttl: Duration,
 }
 
@@ -61,6 +65,8 @@ impl MemoryOutbox {
             rows: BTreeMap::new(),
             open: BTreeMap::new(),
             lease: Lease::default(),
+            unmarkable: BTreeMap::new(),
+            message_bytes_max: None,
             ttl,
         }
     }
@@ -87,6 +93,11 @@ impl MemoryOutbox {
     /// Leaves a gap in the positions.
     pub fn roll_back(&mut self, transaction: Transaction) {
         self.open.remove(&transaction).expect("an open transaction");
+    }
+
+    /// Takes a row away, as an application that cleans up might.
+    pub fn delete(&mut self, gone: &RowId) {
+        self.rows.retain(|&position, _| id(position) != *gone);
     }
 
     pub fn idle(&self) -> bool {
@@ -122,10 +133,29 @@ impl MemoryOutbox {
                 batch.cut = true;
                 break;
             }
-            bytes += row.new.payload_bytes;
-            batch.messages.push(message(position, &row.new));
+            bytes += row.new.payload.as_ref().map_or(0, Bytes::len);
+            batch.messages.push(self.message(position, &row.new));
         }
         batch
+    }
+
+    fn message(&self, position: i64, row: &NewRow) -> Message {
+        let payload = match &row.payload {
+            None => Payload::Null,
+            Some(bytes) if self.message_bytes_max.is_some_and(|max| bytes.len() > max) => {
+                Payload::Oversize(bytes.len() as u64)
+            }
+            Some(bytes) => Payload::Stored(bytes.clone()),
+        };
+        Message {
+            row: RowRef { id: id(position), position: Position(position) },
+            key: row.key.clone(),
+            kind: None,
+            destination: row.destination.as_ref().map(|name| Bytes::copy_from_slice(name.as_bytes())),
+            headers: Vec::new(),
+            payload,
+            created_at: None,
+        }
     }
 
     /// Marks what may be marked. `refuse` says which rows may not.
@@ -137,7 +167,9 @@ impl MemoryOutbox {
         let mut settled = Settled::default();
         for row in settlements.iter().map(Settlement::row) {
             let stored = self.rows.get_mut(&row.position.0);
-            match stored.filter(|stored| stored.pending).map(|stored| (stored, refuse(row))) {
+            let unmarkable = self.unmarkable.get(&row.id).cloned();
+            let pending = stored.filter(|stored| stored.pending);
+            match pending.map(|stored| (stored, unmarkable.or_else(|| refuse(row)))) {
                 Some((_, Some(refusal))) => settled.refused.push((row.clone(), refusal)),
                 Some((stored, None)) => {
                     stored.pending = false;
@@ -180,17 +212,14 @@ impl MemoryOutbox {
 }
 
 fn returned(position: i64, row: &Row, fetch: &Fetch) -> bool {
-    let skips_lane = || {
-        let key = row.new.key.map(|key| [key]);
-        fetch.skip.lanes.iter().any(|lane| {
-            key.as_ref().is_some_and(|key| lane.key[..] == key[..])
-                && lane.destination.as_ref().map(topic) == row.new.destination
-        })
+    let destination = row.new.destination.as_deref();
+    let lane_skipped = |lane: &LaneKey| {
+        row.new.key.as_ref() == Some(&lane.key) && lane.destination.as_ref().map(topic) == destination
     };
     row.pending
-        && !fetch.exclude.contains(&RowId::Int(position + ID_OFFSET))
-        && !fetch.skip.destinations.iter().any(|skipped| Some(topic(skipped)) == row.new.destination)
-        && !skips_lane()
+        && !fetch.exclude.contains(&id(position))
+        && !fetch.skip.destinations.iter().any(|skipped| Some(topic(skipped)) == destination)
+        && !fetch.skip.lanes.iter().any(lane_skipped)
 }
 
 fn topic(destination: &Destination) -> &str {
@@ -198,17 +227,12 @@ fn topic(destination: &Destination) -> &str {
     topic
 }
 
-pub fn message(position: i64, row: &NewRow) -> Message {
-    let mut payload = position.to_be_bytes().to_vec();
-    payload.resize(row.payload_bytes, 0);
-    Message {
-        row: RowRef { id: RowId::Int(position + ID_OFFSET), position: Position(position) },
-        key: row.key.map(|key| Bytes::copy_from_slice(&[key])),
-        kind: None,
-        destination: row.destination.map(|name| Bytes::from_static(name.as_bytes())),
-        headers: Vec::new(),
-        payload: Payload::Stored(Bytes::from(payload)),
-        created_at: None,
-        malformed: None,
-    }
+fn id(position: i64) -> RowId {
+    RowId::Int(position + ID_OFFSET)
+}
+
+/// The position of the row whose id this is, as text.
+pub fn position_of(id: &[u8]) -> Option<Position> {
+    let id: i64 = std::str::from_utf8(id).ok()?.parse().ok()?;
+    Some(Position(id - ID_OFFSET))
 }

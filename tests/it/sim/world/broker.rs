@@ -159,7 +159,7 @@ impl World {
         self.broker.apply(Arc::clone(record));
         say!(self, "broker: holds {position}");
         let row = &self.outbox.row(position).new;
-        let lane = row.key.map(|key| (row.destination.map(str::to_owned), key));
+        let lane = row.key.clone().map(|key| (row.destination.clone(), key));
         self.books.applied(position, lane);
     }
 

@@ -4,7 +4,8 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
-use outbox_relay::message::{Message, Position};
+use bytes::Bytes;
+use outbox_relay::message::{Header, Message, Payload, Position};
 use outbox_relay::relay::Input;
 use outbox_relay::route::Routed;
 use outbox_relay::sink::{Destination, ErrorType, Failure, Fault, Record};
@@ -14,6 +15,7 @@ use outbox_relay::source::{
 
 use super::{Event, World, owner};
 use crate::sim::books::Life;
+use crate::sim::memory_broker::ID_HEADER;
 
 /// A statement on its way to the database.
 pub(super) struct Call {
@@ -170,22 +172,23 @@ impl World {
     /// Some rows have no record until the calm; it depends on the row alone which they are.
     fn route(&self, message: Message) -> Routed {
         let bytes = message.bytes();
-        let topic = self.outbox.row(message.row.position).new.destination;
-        let destination = topic.map(|name| Destination::Topic(name.into()));
+        let topic = self.outbox.row(message.row.position).new.destination.clone();
+        let destination = topic.clone().map(Destination::Topic);
         let lane = message.key.clone().map(|key| LaneKey { destination: destination.clone(), key });
         let content = if !self.calm() && (topic.is_none() || self.unroutable(message.row.position)) {
             let reason = "the route needs a value that is null";
             Err(Failure::refused(Fault::Permanent, ErrorType::InvalidRecord, reason))
         } else {
             let body = match message.payload {
-                outbox_relay::message::Payload::Stored(body) => body,
-                other => unreachable!("rows of the simulation have a payload, not {other:?}"),
+                Payload::Stored(body) => Some(body),
+                Payload::Null | Payload::Oversize(_) => None,
             };
+            let id = Bytes::from(message.row.id.to_string());
             Ok(Arc::new(Record {
                 destination: destination.unwrap_or(Destination::Topic("mended".into())),
                 key: message.key,
-                headers: Vec::new(),
-                body: Some(body),
+                headers: vec![Header { name: ID_HEADER.into(), value: Some(id) }],
+                body,
                 timestamp_ms: None,
             }))
         };

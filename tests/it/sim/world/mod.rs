@@ -52,8 +52,6 @@ const WIRE_MILLIS: u64 = 200;
 pub struct Setting {
     /// `None` draws it.
     pub weather: Option<Weather>,
-    /// Reads at a time; `None` draws 1 or 2.
-    pub fetches_max: Option<usize>,
     /// `None` draws 1 or 2.
     pub relays: Option<usize>,
     pub rules: Rules,
@@ -62,7 +60,7 @@ pub struct Setting {
 
 impl Setting {
     pub fn any() -> Self {
-        Self { weather: None, fetches_max: None, relays: None, rules: Rules::default(), trace: false }
+        Self { weather: None, relays: None, rules: Rules::default(), trace: false }
     }
 }
 
@@ -149,7 +147,7 @@ impl World {
     pub fn new(seed: u64, setting: Setting) -> Self {
         let mut dice = Dice::new(seed);
         let drawn = Weather::any(&mut dice);
-        let limits = limits(&mut dice, setting.fetches_max);
+        let limits = limits(&mut dice);
         let relays = dice.pick(&[1, 2, 2]);
         let relays = setting.relays.unwrap_or(relays);
         let faults = dice.pick(&[8_u64, 16, 30]);
@@ -276,14 +274,12 @@ impl World {
     }
 }
 
-fn limits(dice: &mut Dice, fetches_max: Option<usize>) -> Limits {
+fn limits(dice: &mut Dice) -> Limits {
     let small_bytes = dice.chance(0.3);
-    let reads = dice.pick(&[1, 1, 2]);
     Limits {
         in_flight: Load { rows: dice.pick(&[2, 4, 4, 6]), bytes: if small_bytes { 150 } else { 1_000_000 } },
         read_ahead: Load { rows: dice.pick(&[8, 12, 24]), bytes: if small_bytes { 600 } else { 1_000_000 } },
         fetch_rows_max: dice.pick(&[3, 6, 12]),
-        fetches_max: fetches_max.unwrap_or(reads),
         settle_rows_max: dice.pick(&[1, 3, 100]),
         held_max: dice.pick(&[2, 5, 100]),
         poll_interval: Duration::from_millis(150),

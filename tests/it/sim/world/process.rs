@@ -41,7 +41,7 @@ struct Asked {
     settle: bool,
     measure: bool,
     open: bool,
-    reads: usize,
+    read: bool,
 }
 
 impl Process {
@@ -82,7 +82,8 @@ impl World {
         if self.dice.chance(weather.stall) {
             let until = self.now + self.dice.millis(300, 8_000);
             say!(self, "{life:?} stalls until {until:?}");
-            self.processes[life.process].stalled_until = until;
+            let stalled_until = &mut self.processes[life.process].stalled_until;
+            *stalled_until = until.max(*stalled_until);
         }
         if self.dice.chance(weather.drain) {
             self.at(self.now, Event::Tell(life, Box::new(Input::Drain)));
@@ -169,7 +170,7 @@ impl World {
             Input::Settled(_) => asked.settle = false,
             Input::Measured(_) => asked.measure = false,
             Input::Opened(_) => asked.open = false,
-            Input::Fetched { .. } => asked.reads -= 1,
+            Input::Fetched { .. } => asked.read = false,
             Input::Sink(_) | Input::Released(_) | Input::Tick | Input::Drain | Input::Abort => {}
         }
         match input {
@@ -231,9 +232,7 @@ impl World {
             Action::Measure => !std::mem::replace(&mut asked.measure, true),
             Action::Open(_) => !std::mem::replace(&mut asked.open, true),
             Action::Fetch(fetch) => {
-                asked.reads += 1;
-                let reads = asked.reads;
-                self.well_formed(life, fetch) && reads <= self.limits.fetches_max
+                !std::mem::replace(&mut asked.read, true) && self.well_formed(life, fetch)
             }
             Action::Publish(shipments) => !shipments.is_empty(),
             Action::Release | Action::Purge | Action::Tell(_) | Action::Stop(_) => true,

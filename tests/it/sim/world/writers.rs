@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::{Event, World};
 use crate::sim::dice::Dice;
@@ -103,8 +106,12 @@ impl World {
         } else {
             self.dice.index(self.writers.destinations)
         };
-        let payload_bytes = self.dice.pick(&[8, 20, 100, 200]);
-        NewRow { key, destination: DESTINATIONS[destination], payload_bytes }
+        let bytes = self.dice.pick(&[8, 20, 100, 200]);
+        NewRow {
+            key: key.map(|key| Bytes::copy_from_slice(&[key])),
+            destination: DESTINATIONS[destination].map(Arc::from),
+            payload: Some(Bytes::from(vec![b'.'; bytes])),
+        }
     }
 
     pub(super) fn end(&mut self, transaction: Transaction) {
