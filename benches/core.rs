@@ -83,7 +83,6 @@ const fn limits() -> Limits {
         in_flight: window,
         read_ahead: window,
         fetch_rows_max: 5_000,
-        fetches_max: 1,
         settle_rows_max: 5_000,
         held_max: 1_000,
         poll_interval: Duration::from_millis(250),
