@@ -3,7 +3,7 @@
 //! A slot's number together with how often it was used is the [`Token`] under which its record is
 //! published, so an outcome finds its row without a search and a late or doubled one finds nothing.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 use std::sync::Arc;
 
 use crate::message::{RowId, RowRef};

@@ -2,7 +2,7 @@
 //!
 //! Iteration is in the order of the numbers, never of the hash, so that one seed is one run.
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt as _};
 use std::hash::Hash;
 use std::ops::{Index, IndexMut};
 
