@@ -79,10 +79,10 @@ fn relay(messages: i64) {
 
 /// The limits of a relay with the default configuration.
 const fn limits() -> Limits {
-    let window = Load { rows: 10_000, bytes: 16 << 20 };
+    let bytes = 16 << 20;
     Limits {
-        in_flight: window,
-        read_ahead: window,
+        in_flight: Load { rows: 10_000, bytes },
+        read_ahead: Load { rows: 20_000, bytes },
         fetch_rows_max: 5_000,
         fetches_max: 1,
         settle_rows_max: 5_000,
