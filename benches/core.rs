@@ -57,7 +57,8 @@ fn make(messages: i64) {
 /// Relays the messages until all are settled.
 fn relay(messages: i64) {
     let mut relay = Relay::new(limits(), Rules::default(), 1);
-    let mut world = World { template: Template::new(), last: messages, settled: 0, answers: VecDeque::new() };
+    let mut world =
+        World { template: Template::new(), last: messages, read: 0, settled: 0, answers: VecDeque::new() };
     let mut now = Duration::ZERO;
     relay.handle(now, Input::Tick);
     while world.settled < messages {
@@ -78,10 +79,10 @@ fn relay(messages: i64) {
 
 /// The limits of a relay with the default configuration.
 const fn limits() -> Limits {
-    let window = Load { rows: 10_000, bytes: 16 << 20 };
+    let bytes = 16 << 20;
     Limits {
-        in_flight: window,
-        read_ahead: window,
+        in_flight: Load { rows: 10_000, bytes },
+        read_ahead: Load { rows: 20_000, bytes },
         fetch_rows_max: 5_000,
         settle_rows_max: 5_000,
         held_max: 1_000,
@@ -97,6 +98,7 @@ const fn limits() -> Limits {
 struct World {
     template: Template,
     last: i64,
+    read: i64,
     settled: i64,
     answers: VecDeque<Input>,
 }
@@ -119,20 +121,21 @@ impl World {
                 oldest: None,
                 measured_at: outbox_relay::message::Timestamp(0),
             })),
-            Action::Purge | Action::Tell(_) | Action::Stop(_) => return,
+            Action::Purge | Action::Tell(_) => return,
+            Action::Stop(exit) => panic!("the relay stopped unasked: {exit:?}"),
         };
         self.answers.push_back(answer);
     }
 
-    fn read(&self, fetch: &Fetch) -> Batch<Routed> {
-        let first = fetch.after.0.max(0) + 1;
+    /// Without faults a row that was read once never has to be read again, so the next rows are those
+    /// the relay asks for.
+    fn read(&mut self, fetch: &Fetch) -> Batch<Routed> {
         let rows = i64::try_from(fetch.rows_max).expect("a read is small");
-        let end = (first + rows).min(self.last + 1);
-        let messages = (first..end)
-            .filter(|n| !fetch.exclude.contains(&RowId::Int(*n)))
-            .map(|n| self.template.message(n))
-            .collect();
-        Batch { messages, cut: end <= self.last, highest: Some(Position(self.last)), writers: Vec::new() }
+        let end = self.last.min(self.read + rows);
+        let messages = (self.read + 1..=end).map(|n| self.template.message(n)).collect();
+        self.read = end;
+        let highest = Some(Position(self.last));
+        Batch { messages, cut: end < self.last, highest, writers: Vec::new() }
     }
 }
 

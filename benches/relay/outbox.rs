@@ -69,19 +69,31 @@ impl Outbox {
 
     /// Writes rows in one transaction: payload `{"n":1,"fill":"…"}`, keys in turn.
     pub(crate) async fn insert(&mut self, rows: &Rows<'_>) -> Result<()> {
-        sqlx::query(
+        self.write(rows, "null").await
+    }
+
+    /// Writes rows that were delivered long ago.
+    pub(crate) async fn insert_delivered(&mut self, rows: &Rows<'_>) -> Result<()> {
+        self.write(rows, "now() - interval '1 day'").await
+    }
+
+    async fn write(&mut self, rows: &Rows<'_>, delivered_at: &str) -> Result<()> {
+        let sql = format!(
             r#"
-            insert into outbox.message (destination, key, kind, payload)
-            select $1, 'key-' || n % $2, 'OrderPlaced', ('{"n":' || n || ',"fill":"' || $3 || '"}')::json
+            insert into outbox.message (destination, key, kind, payload, delivered_at)
+            select
+                $1, 'key-' || n % $2, 'OrderPlaced', ('{{"n":' || n || ',"fill":"' || $3 || '"}}')::json,
+                {delivered_at}
             from generate_series(1, $4) as n
-            "#,
-        )
-        .bind(rows.topic)
-        .bind(i64::try_from(rows.keys)?)
-        .bind(fill(rows.payload_bytes))
-        .bind(i64::try_from(rows.count)?)
-        .execute(&mut self.connection)
-        .await?;
+            "#
+        );
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(rows.topic)
+            .bind(i64::try_from(rows.keys)?)
+            .bind(fill(rows.payload_bytes))
+            .bind(i64::try_from(rows.count)?)
+            .execute(&mut self.connection)
+            .await?;
         Ok(())
     }
 

@@ -31,10 +31,9 @@ pub(crate) async fn measure(bench: &Bench) -> Result<()> {
     let topic = Topic::create(bench, "read").await?;
     Outbox::with(bench, async |outbox: &mut Outbox| {
         let row = |count| Rows { topic: &topic.name, count, keys: KEYS, payload_bytes: PAYLOAD_BYTES };
-        outbox.insert(&row(DELIVERED)).await?;
-        outbox.connection.execute("update outbox.message set delivered_at = now()").await?;
-        outbox.fill(&row(PENDING)).await?;
         explain_statements(outbox).await?;
+        outbox.insert_delivered(&row(DELIVERED)).await?;
+        outbox.fill(&row(PENDING)).await?;
         let bare = explain_bare(outbox).await?;
         println!("\n## The read among {DELIVERED} delivered and {PENDING} pending rows\n");
         println!("The bare loop's:\n\n```text\n{bare}\n```\n");
@@ -81,7 +80,6 @@ async fn explain_statements(outbox: &mut Outbox) -> Result<()> {
         "auto_explain.log_buffers = on",
         "auto_explain.log_timing = off",
         "auto_explain.log_level = notice",
-        "auto_explain.log_parameter_max_length = 0",
     ];
     // A name with a dot is known only where the library is loaded.
     outbox.connection.execute("load 'auto_explain'").await?;
