@@ -155,6 +155,7 @@ impl MemoryOutbox {
             headers: Vec::new(),
             payload,
             created_at: None,
+            malformed: None,
         }
     }
 
