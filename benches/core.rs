@@ -10,6 +10,7 @@
 //! core 200000 messages  only make them
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures time and owns its tasks")]
 #![allow(clippy::print_stdout, reason = "the report is the data")]
 
 use std::collections::VecDeque;

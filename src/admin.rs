@@ -97,6 +97,7 @@ fn listen(listener: TcpListener, router: Router, mut closed: watch::Receiver<boo
         let _ = closed.wait_for(|&closed| closed).await;
     };
     let serving = axum::serve(listener, router).with_graceful_shutdown(until_closed);
+    #[allow(clippy::disallowed_methods, reason = "the server owns the task and awaits it in `close`")]
     let task = tokio::spawn(async move {
         // It answers until it is closed; errors of single connections end those alone.
         let _ = serving.await;

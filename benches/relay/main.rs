@@ -5,6 +5,7 @@
 //! topic. What is compared with is in [`bare`] and [`plain`]. What the numbers mean and how they came
 //! about is in `docs/performance.md`; `scripts/bench` runs it all.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures time and owns its tasks")]
 #![allow(clippy::print_stdout, reason = "the report is the data")]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "numbers for people")]
 

@@ -36,6 +36,7 @@ impl Sources {
 
 /// The environment of this process; variables that are not UTF-8 are passed over.
 #[must_use]
+#[allow(clippy::disallowed_methods, reason = "the one place where configuration meets the environment")]
 pub fn process_environment() -> Vec<(String, String)> {
     let text = |name: std::ffi::OsString| name.into_string().ok();
     std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect()

@@ -1,3 +1,5 @@
+//! What a row becomes, case by case.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -127,6 +127,8 @@ enum Look {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "a test owns its tasks")]
+
     use futures_util::FutureExt as _;
 
     use super::super::{ErrorType, Fault};

@@ -340,7 +340,6 @@ async fn recover(sink: &mut KafkaSink, destination: &Destination) {
             break;
         }
         assert!(tokio::time::Instant::now() < deadline, "the topic is still unusable");
-        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
