@@ -114,8 +114,8 @@ impl Books {
     pub fn published(&mut self, life: Life, term: u64, token: Token, position: Position) {
         let earlier = self.sendings.entry(position).or_default();
         let needless = earlier.iter().find(|sending| {
-            let ended = sending.state == State::Open;
-            !ended && !(sending.excused && (sending.life, sending.term) != (life, term))
+            let excused = sending.excused && (sending.life, sending.term) != (life, term);
+            sending.state != State::Open && !excused
         });
         let needless = needless.map(|sending| format!("{position} goes out again after {sending:?}"));
         let number = earlier.len();

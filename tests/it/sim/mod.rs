@@ -3,6 +3,8 @@
 //! `scripts/sim` runs as many seeds as asked for and traces one of them step by step. A seed that ever
 //! failed is kept in `seeds.txt`.
 
+#![allow(clippy::disallowed_methods, reason = "tests live in the world, with tasks and an environment")]
+
 use std::io::Write as _;
 use std::ops::Range;
 
