@@ -359,7 +359,7 @@ impl Relay {
         if self.may_fetch() {
             earlier(self.crowded_until.unwrap_or(self.fetch_next));
         }
-        if !self.measuring && self.opened.is_some() {
+        if !self.measuring && self.tenure.epoch().is_some() {
             earlier(self.measure_next);
         }
         if let Some(until) = self.drain_until {
@@ -455,7 +455,7 @@ impl Relay {
     }
 
     fn plan_measure(&mut self, now: Duration) {
-        if self.opened.is_some() && !self.measuring && now >= self.measure_next {
+        if self.tenure.epoch().is_some() && !self.measuring && now >= self.measure_next {
             self.measuring = true;
             self.actions.push_back(Action::Measure);
         }

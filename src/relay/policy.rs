@@ -1,10 +1,12 @@
 //! Judgement: what a failure means for the message, its lane and the broker.
 
-use crate::sink::{Failure, Fault};
+use crate::sink::{ErrorType, Failure, Fault};
 
 /// What to do about a record that was not confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
+    /// It was taken back from the client's queue: keep the message, blame nobody.
+    Keep,
     /// The broker is out: keep the message, shut the gate, count nothing against it.
     Outage,
     /// Hold this message and its lane back, and try again later.
@@ -19,6 +21,7 @@ pub enum Verdict {
 #[must_use]
 pub const fn judge(failure: &Failure) -> Verdict {
     match failure.fault {
+        Fault::Unavailable if matches!(failure.error_type, ErrorType::Purged) => Verdict::Keep,
         Fault::Unavailable => Verdict::Outage,
         Fault::Blocked | Fault::Transient | Fault::Permanent => Verdict::Hold,
         Fault::Fenced => Verdict::StepDown,

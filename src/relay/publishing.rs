@@ -174,6 +174,10 @@ impl Relay {
             return self.drop_sent(number);
         }
         match judge(&failure) {
+            Verdict::Keep => {
+                self.gate.answered();
+                self.keep(number);
+            }
             Verdict::Outage => {
                 self.keep(number);
                 self.shut_gate(now, failure);

@@ -9,10 +9,12 @@ use std::io::Write as _;
 use std::ops::Range;
 
 mod books;
+mod contract;
 mod dice;
 pub mod fakes;
 pub mod memory_broker;
 pub mod memory_outbox;
+mod pump;
 #[cfg(feature = "rule-removal")]
 mod removal;
 mod weather;

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
+use crate::support::services::Services;
 use bytes::Bytes;
 use outbox_relay::config;
 use outbox_relay::message::Header;
@@ -98,7 +98,8 @@ struct Real {
 
 impl Real {
     fn from_env() -> Option<Self> {
-        std::env::var("OUTBOX_TEST_KAFKA").ok().map(|brokers| Self { brokers })
+        let services = Services::find("the sink's contract over Kafka")?;
+        Some(Self { brokers: services.kafka_brokers })
     }
 
     async fn topic(&self, partitions: i32) -> Destination {

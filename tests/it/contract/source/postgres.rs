@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::support::services::Services;
 use outbox_relay::config::{self, ColumnName, Mark, MarkColumn, Ordering as KeyOrdering, Secret};
 use outbox_relay::message::RowId;
 use outbox_relay::source::migrate::migrate;
@@ -153,13 +154,7 @@ pub(crate) struct Database {
 impl Database {
     async fn create() -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        if std::env::var("OUTBOX_TEST_SKIP_SERVICES").is_ok_and(|skip| skip == "1") {
-            return None;
-        }
-        let url = std::env::var("OUTBOX_TEST_POSTGRES").expect(
-            "set OUTBOX_TEST_POSTGRES to the url of a Postgres where databases may be created, as in \
-             postgres://postgres@localhost/postgres, or OUTBOX_TEST_SKIP_SERVICES=1",
-        );
+        let url = Services::find("the source's contract over Postgres")?.postgres_url;
         let admin = PgConnectOptions::from_str(&url).expect("OUTBOX_TEST_POSTGRES is a postgres url");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("outbox_relay_test_{}_{number}", std::process::id());
