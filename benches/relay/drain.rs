@@ -8,7 +8,6 @@ use crate::Bench;
 use crate::bare::{Bare, Job, Mark};
 use crate::kafka::Topic;
 use crate::outbox::{Outbox, Rows};
-use crate::plain;
 use crate::process::Usage;
 use crate::relay::Relay;
 use crate::report::{self, median, rate, show_mb, show_rate};
@@ -55,7 +54,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<()> {
     let title = format!("Drain: {} rows of 0.5 kB, {KEYS} keys, Kafka with 3 partitions", bench.rows);
     let head = ["who", "median", "each run", "from process start", "ratio", "CPU a row", "peak memory"];
     report::table(&title, &head, &rows);
-    plain_produce(bench).await
+    Ok(())
 }
 
 fn compared(bench: &Bench, comparison: &Comparison, bare: &[Drain], ours: &[Drain]) -> [Vec<String>; 2] {
@@ -146,15 +145,4 @@ async fn drain_relay(bench: &Bench, outbox: &Outbox, mark: Mark) -> Result<Drain
     };
     relay.stop().await?;
     Ok(drain)
-}
-
-async fn plain_produce(bench: &Bench) -> Result<()> {
-    let mut rates = Vec::new();
-    for _ in 0..bench.pairs {
-        let topic = Topic::create(bench, "plain").await?;
-        rates.push(plain::produce(bench, &topic, PAYLOAD_BYTES)?);
-        topic.delete().await?;
-    }
-    println!("\nPlain produce loop, no database: {}.", show_rate(median(&rates)));
-    Ok(())
 }

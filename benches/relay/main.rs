@@ -52,7 +52,9 @@ struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scenario {
-    /// Rows a second, beside the bare loop and the plain produce loop
+    /// Records a second without a database
+    Produce,
+    /// Rows a second, beside the bare loop
     Drain,
     /// Commit to consumed, beside produced to consumed
     Latency,
@@ -103,6 +105,7 @@ async fn main() -> Result<()> {
 
 async fn measure(bench: &Bench, scenario: Scenario) -> Result<()> {
     match scenario {
+        Scenario::Produce => plain::measure(bench).await,
         Scenario::Drain => drain::measure(bench).await,
         Scenario::Latency => latency::measure(bench).await,
         Scenario::Memory => memory::measure(bench).await,

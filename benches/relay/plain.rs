@@ -10,10 +10,11 @@ use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
 
-use crate::kafka::{self, Topic};
+use crate::Bench;
+use crate::drain::{KEYS, PAYLOAD_BYTES};
+use crate::kafka::{self, PARTITIONS, Topic};
 use crate::outbox;
 use crate::report;
-use crate::{Bench, kafka::PARTITIONS};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -29,23 +30,44 @@ impl ProducerContext for Counter {
     }
 }
 
+/// Rows of a drain are gone in less than a second here, too short for a rate.
+const TIMES: u64 = 5;
+
 /// Records a second when the same payload is produced as fast as the broker takes it.
-pub(crate) fn produce(bench: &Bench, topic: &Topic, payload_bytes: usize) -> Result<f64> {
+pub(crate) async fn measure(bench: &Bench) -> Result<()> {
+    let count = TIMES * bench.rows;
+    let mut rates = Vec::new();
+    for _ in 0..bench.pairs {
+        let topic = Topic::create(bench, "plain").await?;
+        rates.push(produce(bench, &topic, count)?);
+        // The client's word is not enough: the first record and all others must be there.
+        let records = topic.records()?;
+        ensure!(records == i64::try_from(count + 1)?, "the topic holds {records} records");
+        topic.delete().await?;
+    }
+    let each: Vec<String> = rates.iter().map(|&rate| report::show_rate(rate)).collect();
+    let rows = [vec![report::show_rate(report::median(&rates)), each.join(" ")]];
+    let title = format!("Plain produce loop: {count} records of 0.5 kB, no database");
+    report::table(&title, &["median", "each run"], &rows);
+    Ok(())
+}
+
+fn produce(bench: &Bench, topic: &Topic, count: u64) -> Result<f64> {
     let confirmed = Arc::new(AtomicU64::new(0));
     let producer = ThreadedProducer::from_config_and_context(
         &kafka::producer(&bench.brokers, 5),
         Counter(Arc::clone(&confirmed)),
     )?;
-    let payload = outbox::fill(payload_bytes);
+    let payload = outbox::fill(PAYLOAD_BYTES);
     // The first record waits for connections and metadata.
     queue(&producer, &topic.name, "first", &payload)?;
     await_count(&confirmed, 1)?;
     let started = Instant::now();
-    for n in 0..bench.rows {
-        queue(&producer, &topic.name, &format!("key-{}", n % 1_000), &payload)?;
+    for n in 0..count {
+        queue(&producer, &topic.name, &format!("key-{}", n % KEYS), &payload)?;
     }
-    await_count(&confirmed, bench.rows + 1)?;
-    Ok(report::rate(bench.rows as f64, started.elapsed()))
+    await_count(&confirmed, count + 1)?;
+    Ok(report::rate(count as f64, started.elapsed()))
 }
 
 fn queue(producer: &ThreadedProducer<Counter>, topic: &str, key: &str, payload: &str) -> Result<()> {
@@ -114,7 +136,7 @@ impl OneByOne {
 /// The broker's round trip: the time from one record to its confirmation, over `count` records.
 pub(crate) fn round_trip(bench: &Bench, topic: &Topic, linger_ms: u32, count: u32) -> Result<Duration> {
     let producer = OneByOne::new(bench, linger_ms)?;
-    let payload = outbox::fill(500);
+    let payload = outbox::fill(PAYLOAD_BYTES);
     for partition in 0..PARTITIONS {
         producer.produce(&topic.name, &format!("warm-{partition}"), &payload)?;
     }
