@@ -276,7 +276,9 @@ fn bad_topic(topic: &str, rule: &str) -> Failure {
 }
 
 fn problems(route: &config::Route, columns: &config::Columns) -> Vec<String> {
-    let mut problems = topic_problems(&route.topic, columns);
+    let topic = topic_problems(&route.topic, columns).into_iter();
+    let mut problems: Vec<_> =
+        topic.map(|(problem, hint)| format!("route.topic {problem}: {hint}")).collect();
     for (key, name) in [("id_header", &route.id_header), ("kind_header", &route.kind_header)] {
         if name.is_empty() {
             problems.push(format!("route.{key} is empty: write the name of a header"));
@@ -292,29 +294,37 @@ fn problems(route: &config::Route, columns: &config::Columns) -> Vec<String> {
     problems
 }
 
-fn topic_problems(topic: &Template, columns: &config::Columns) -> Vec<String> {
-    let unmapped = |name: &str, mapped: bool| {
-        (!mapped).then(|| {
-            format!("route.topic uses {{{name}}}, but outbox.columns.{name} is not set: set it, or write the topic out")
-        })
+/// What is wrong with the topic over these columns, and what to write instead; both to be read after
+/// the name of the key.
+pub(crate) fn topic_problems(topic: &Template, columns: &config::Columns) -> Vec<(String, String)> {
+    topic.parts().iter().filter_map(|part| topic_problem(part, columns)).collect()
+}
+
+fn topic_problem(part: &Part, columns: &config::Columns) -> Option<(String, String)> {
+    let name = match part {
+        Part::Literal(text) => {
+            let rule = topic::check_characters(text).err()?;
+            let hint =
+                "write a name that Kafka takes, with {destination}, {kind} or {key} where a row decides";
+            return Some((format!("holds \"{}\", which {rule}", printable(text, 64)), hint.to_owned()));
+        }
+        Part::Place(name) => name.as_str(),
     };
-    let problem = |part: &Part| match part {
-        Part::Literal(text) => topic::check_characters(text)
-            .err()
-            .map(|rule| format!("route.topic holds \"{}\", which {rule}", printable(text, 64))),
-        Part::Place(name) => match name.as_str() {
-            "id" => None,
-            "destination" => unmapped(name, columns.destination.is_some()),
-            "kind" => unmapped(name, columns.kind.is_some()),
-            "key" => unmapped(name, columns.key.is_some()),
-            header if columns.to_headers.contains_key(header) => None,
-            other => Some(format!(
-                "route.topic uses {{{other}}}, which is not known: write {{destination}}, {{kind}}, {{key}}, \
-                 {{id}} or a header named in outbox.header_columns"
-            )),
-        },
+    let mapped = match name {
+        "id" => true,
+        "destination" => columns.destination.is_some(),
+        "kind" => columns.kind.is_some(),
+        "key" => columns.key.is_some(),
+        header if columns.to_headers.contains_key(header) => true,
+        other => {
+            let hint = "write {destination}, {kind}, {key}, {id} or a header named in outbox.header_columns";
+            return Some((format!("uses {{{other}}}, which is not known"), hint.to_owned()));
+        }
     };
-    topic.parts().iter().filter_map(problem).collect()
+    (!mapped).then(|| {
+        let hint = format!("set outbox.columns.{name}, or write a topic without {{{name}}}");
+        (format!("uses {{{name}}}, but outbox.columns.{name} is not set"), hint)
+    })
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ SIGTERM or SIGINT drains and stops; a second one stops at once.
 Examples:
   outbox-relay migrate --config relay.toml
   # review it first, or run it as another role; needs no database
-  outbox-relay migrate --print-sql | psql --single-transaction
+  outbox-relay migrate --print-sql | psql -v ON_ERROR_STOP=1 -v relay=ROLE_OF_THE_RELAY app
 ",
         after_help = POINTER
     )]

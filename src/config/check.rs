@@ -6,7 +6,8 @@ use std::net::IpAddr;
 
 use super::problem::Wrong;
 use super::section::Reader;
-use super::{Admin, Columns, Database, Delivery, Metrics, Ordering, Outbox, Route, size};
+use super::{Admin, Database, Delivery, Metrics, Ordering, Outbox, Route, size};
+use crate::route::topic_problems;
 
 /// A lock wait that outlasts the statement would be reported as a slow statement.
 pub(super) fn timeouts(reader: &mut Reader, database: Option<&Database>) {
@@ -62,34 +63,22 @@ pub(super) fn ordering(reader: &mut Reader, outbox: Option<&Outbox>, delivery: O
 /// A topic can only be made of columns that are read, and a header's name says one thing.
 pub(super) fn route(reader: &mut Reader, outbox: Option<&Outbox>, route: Option<&Route>) {
     let (Some(outbox), Some(route)) = (outbox, route) else { return };
-    for (place, key) in unmapped(&outbox.columns) {
-        if route.topic.to_string().contains(place) {
-            let hint = format!("map {key}, or write a topic without {place}");
-            reader.report(
-                "route.topic",
-                Wrong::new(format!("takes {place} from a column that is not mapped"), hint),
-            );
-        }
+    for (problem, hint) in topic_problems(&route.topic, &outbox.columns) {
+        reader.report("route.topic", Wrong::new(problem, hint));
     }
     if route.id_header == route.kind_header {
         reader.report("route.kind_header", Wrong::new("is the same as id_header", "write another name"));
     }
-    for header in [&route.id_header, &route.kind_header] {
+    for (key, header) in [("route.id_header", &route.id_header), ("route.kind_header", &route.kind_header)] {
+        if header.is_empty() {
+            reader.report(key, Wrong::new("is empty", "write the name of a header"));
+        }
         if outbox.columns.to_headers.contains_key(header) {
             let hint = "remove it, or rename route.id_header or route.kind_header";
             let key = format!("outbox.header_columns.{header}");
             reader.report(key, Wrong::new("is a header the relay writes itself", hint));
         }
     }
-}
-
-fn unmapped(columns: &Columns) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let places = [
-        (&columns.destination, "{destination}", "outbox.columns.destination"),
-        (&columns.kind, "{kind}", "outbox.columns.kind"),
-        (&columns.key, "{key}", "outbox.columns.key"),
-    ];
-    places.into_iter().filter(|(column, ..)| column.is_none()).map(|(_, place, key)| (place, key))
 }
 
 pub(super) fn listeners(reader: &mut Reader, metrics: Option<&Metrics>, admin: Option<&Admin>) {

@@ -85,6 +85,8 @@ fn settings(database: &config::Database) -> Vec<(&'static str, String)> {
         fixed("default_transaction_isolation", "read committed"),
         // A mark that a crash takes back is a repeat, and the barrier rests on it.
         fixed("synchronous_commit", "on"),
+        // Rows that row security hides are an error, not absent: they would wait with a lag of 0.
+        fixed("row_security", "off"),
         // What is published is the text of columns: it must not depend on the server's settings.
         fixed("IntervalStyle", "postgres"),
         fixed("bytea_output", "hex"),
@@ -178,6 +180,16 @@ pub(crate) fn is_about_a_row(error: &sqlx::Error) -> bool {
     let Some(code) = sqlstate(error) else { return false };
     let whole_server = ["08", "0A", "25", "26", "28", "40", "42", "53", "54", "55", "57", "58", "XX", "F0"];
     code == INSUFFICIENT_PRIVILEGE || !whole_server.contains(&&code[..2])
+}
+
+/// A prepared statement would now return other types; a new connection prepares it anew.
+pub(crate) fn is_outdated_plan(error: &sqlx::Error) -> bool {
+    sqlstate(error) == Some("0A000")
+}
+
+/// The statement does not fit the tables as they are now, or may not use them.
+pub(crate) fn is_about_the_schema(error: &sqlx::Error) -> bool {
+    sqlstate(error).is_some_and(|code| code.starts_with("42") || code == UNDEFINED_SCHEMA)
 }
 
 pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
+use tokio::sync::Mutex as Turns;
 
 use super::connection::{
     self, Connector, INSUFFICIENT_PRIVILEGE, Link, Slot, UNDEFINED_SCHEMA, UNDEFINED_TABLE, explain, unfit,
@@ -56,11 +57,11 @@ pub struct Poll {
     settings: PollSettings,
     connector: Connector,
     lease: Lease,
-    /// The three kinds of call that may overlap have a connection each, made when first needed.
-    reader: Slot<Reader>,
+    /// Three connections, made when first needed, and never a fourth. Reads and counts take turns on
+    /// this one: what makes a count slow makes a read slow too, and neither may cost the lease.
+    reader: Turns<Option<Reader>>,
     marker: Slot<Session>,
-    /// Lease and backlog. Should they overlap, one makes a connection of its own: a slow count must not
-    /// cost the lease.
+    /// The lease alone; all that a standby holds.
     keeper: Slot<Session>,
     /// The marker's server process, which takes locks like a writer.
     marker_pid: AtomicI32,
@@ -93,7 +94,7 @@ impl Poll {
         Ok(Self {
             connector: Connector::new(&settings.database, &settings.pipeline.name)?,
             lease: Lease::new(&settings.state.schema, &settings.pipeline.name, settings.lease.ttl),
-            reader: Slot::default(),
+            reader: Turns::default(),
             marker: Slot::default(),
             keeper: Slot::default(),
             marker_pid: AtomicI32::new(0),
@@ -150,15 +151,23 @@ impl Source for Poll {
     }
 
     async fn fetch(&self, fetch: Fetch) -> Result<Batch, SourceError> {
-        let mut reader = match self.reader.take() {
-            Some(reader) => reader,
-            None => self.connect_reader().await?,
+        let mut turn = self.reader.lock().await;
+        let mut reader = self.reader_at(&mut turn).await?;
+        let mut read = self.read(&mut reader, &fetch).await;
+        if read.as_ref().is_err_and(connection::is_outdated_plan) {
+            // The table was altered since this connection planned its statements: nothing to tell people.
+            drop(reader);
+            reader = self.connect_reader().await?;
+            read = self.read(&mut reader, &fetch).await;
+        }
+        let (batch, insert_lsn) = match read {
+            Ok(read) => read,
+            Err(error) => return Err(self.explain_misfit(&mut reader.session.link, READ, &error).await),
         };
-        let (batch, insert_lsn) = self.read(&mut reader, &fetch).await?;
         if let (Flush::Awaited(lsn), false) = (insert_lsn, batch.messages.is_empty()) {
             await_flush(&mut reader.session.link, lsn).await?;
         }
-        self.reader.put(reader);
+        *turn = Some(reader);
         Ok(batch)
     }
 
@@ -176,15 +185,17 @@ impl Source for Poll {
     }
 
     async fn backlog(&self) -> Result<Backlog, SourceError> {
-        let mut session = self.session(&self.keeper).await?;
-        let outbox = self.outbox(&mut session).await?;
+        let mut turn = self.reader.lock().await;
+        let mut reader = self.reader_at(&mut turn).await?;
+        let Reader { session, outbox, .. } = &mut reader;
         let statement = &outbox.backlog;
-        let row = session
-            .link
-            .ask(MEASURE, async |c| sqlx::query(statement.sql()).bind(counted_max()).fetch_one(c).await)
-            .await?;
-        let backlog = self.read_backlog(&outbox, &row).map_err(|misread| misread_error(MEASURE, &misread))?;
-        self.keeper.put(session);
+        let count = async |c| sqlx::query(statement.sql()).bind(counted_max()).fetch_one(c).await;
+        let row = match session.link.run(count).await {
+            Ok(row) => row,
+            Err(error) => return Err(self.explain_misfit(&mut session.link, MEASURE, &error).await),
+        };
+        let backlog = self.read_backlog(outbox, &row).map_err(|misread| misread_error(MEASURE, &misread))?;
+        *turn = Some(reader);
         Ok(backlog)
     }
 }
@@ -198,6 +209,14 @@ enum Flush {
 
 /// Reading.
 impl Poll {
+    /// The reader, taken out: it is put back by a call that succeeds, and made anew after any other.
+    async fn reader_at(&self, turn: &mut Option<Reader>) -> Result<Reader, SourceError> {
+        match turn.take() {
+            Some(reader) => Ok(reader),
+            None => self.connect_reader().await,
+        }
+    }
+
     async fn connect_reader(&self) -> Result<Reader, SourceError> {
         let mut session = Session { link: self.connector.connect().await?, outbox: None };
         let outbox = self.outbox(&mut session).await?;
@@ -207,7 +226,7 @@ impl Poll {
         Ok(Reader { session, outbox, decoder })
     }
 
-    async fn read(&self, reader: &mut Reader, fetch: &Fetch) -> Result<(Batch, Flush), SourceError> {
+    async fn read(&self, reader: &mut Reader, fetch: &Fetch) -> Result<(Batch, Flush), sqlx::Error> {
         let Reader { session, outbox, decoder } = reader;
         let own = [session.link.pid, self.marker_pid.load(Memory::Relaxed)];
         let sent = session.link.run(async |c| {
@@ -218,7 +237,7 @@ impl Poll {
             }
             Ok(page)
         });
-        let page = sent.await.map_err(|error| explain(READ, &error))?;
+        let page = sent.await?;
         let writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner).seen(&page.writers);
         let batch = Batch { cut: page.cut(), messages: page.messages, highest: page.highest, writers };
         Ok((batch, page.flush))
@@ -246,6 +265,20 @@ impl Poll {
         query
             .bind(destinations.collect::<Vec<_>>())
             .bind(fetch.skip.destinations.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+}
+
+/// Explaining.
+impl Poll {
+    /// A statement that no longer fits the table is answered with what has become of the table, and with
+    /// the SQL that mends it, rather than with what the parser says.
+    async fn explain_misfit(&self, link: &mut Link, attempt: &str, error: &sqlx::Error) -> SourceError {
+        if connection::is_about_the_schema(error)
+            && let Err(misfit) = Table::resolve(link, &self.settings.outbox, self.settings.ordering).await
+        {
+            return misfit;
+        }
+        explain(attempt, error)
     }
 }
 
@@ -334,7 +367,9 @@ impl Poll {
         while let Some(mut rows) = parts.pop() {
             match mark(session, outbox, &rows).await {
                 Ok(kept) => sort_out(rows, &kept, settled),
-                Err(error) if !connection::is_about_a_row(&error) => return Err(explain(MARK, &error)),
+                Err(error) if !connection::is_about_a_row(&error) => {
+                    return Err(self.explain_misfit(&mut session.link, MARK, &error).await);
+                }
                 Err(error) => {
                     self.check_grant(session, &error).await?;
                     let half = rows.split_off(rows.len() / 2);

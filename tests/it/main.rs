@@ -10,6 +10,7 @@
 mod admin;
 mod config;
 mod contract;
+mod e2e;
 mod heard;
 mod log;
 mod metrics;

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use sqlx::postgres::{PgConnection, PgPool, Postgres};
-use sqlx::{AssertSqlSafe, Connection, Executor, Transaction};
+use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::{Connection, Executor};
 use tokio::task::JoinSet;
 
 use super::kafka::Received;
@@ -30,7 +30,7 @@ const TABLES: &str = "
         unique (key, number))";
 
 /// Inserts into the table that `migrate` creates.
-const INSERT: &str = "insert into outbox.message (destination, key, kind, payload)
+pub const INSERT: &str = "insert into outbox.message (destination, key, kind, payload)
     values ($1, $2, 'OrderPlaced', $3::json) returning id";
 
 /// What the writers do.
@@ -79,6 +79,32 @@ pub async fn create(pool: &PgPool) {
     pool.execute(TABLES).await.expect("the ledger's tables can be created");
 }
 
+/// Many orders in one transaction, which locks its keys in the writers' order and before it numbers rows.
+const BACKLOG: &str = "
+    with locked as (
+        insert into ledger.key as known (key, orders)
+        select 'k' || n % $3, count(*) from generate_series(0, $2 - 1) n group by n % $3 order by n % $3
+        on conflict (key) do update set orders = known.orders + excluded.orders
+        returning key, orders
+    ), message as (
+        insert into outbox.message (destination, key, kind, payload)
+        select $1, key, 'OrderPlaced', json_build_object('order', gen_random_uuid(), 'padding', repeat('x', $4))
+        from generate_series(0, $2 - 1) n join locked on key = 'k' || n % $3
+        returning id, key, payload::text
+    ), counted as (
+        select *, row_number() over (partition by key order by id desc) - 1 as newer from message
+    )
+    insert into ledger.entry (position, key, number, payload)
+    select id, key, orders - newer, payload from counted join locked using (key)";
+
+/// Commits `rows` orders at once, spread over as many keys as the load has. Writers may be at work.
+pub async fn backlog(pool: &PgPool, load: &Load, rows: i64) {
+    let keys = i64::try_from(load.keys).expect("fewer keys than 2^63");
+    let padding = i32::try_from(load.padding).expect("a payload that memory can hold");
+    let insert = sqlx::query(BACKLOG).bind(&load.destination).bind(rows).bind(keys).bind(padding);
+    insert.execute(pool).await.expect("ledger::create came before");
+}
+
 /// Writers at work.
 #[derive(Debug)]
 pub struct Writers {
@@ -90,13 +116,7 @@ pub struct Writers {
 impl Writers {
     /// Starts the load. Writers outlive a restart of the database: a transaction whose end they do not
     /// know is neither repeated nor counted; whether it was committed stands in the ledger.
-    pub async fn start(database_url: &str, load: &Load) -> Self {
-        let mut connection = PgConnection::connect(database_url).await.expect("the database answers");
-        let keys = "insert into ledger.key (key) select 'k' || n from generate_series(0, $1 - 1) n
-            on conflict do nothing";
-        let count = i64::try_from(load.keys).expect("fewer keys than 2^63");
-        sqlx::query(keys).bind(count).execute(&mut connection).await.expect("ledger::create came before");
-
+    pub fn start(database_url: &str, load: &Load) -> Self {
         let (stop, committed) = (Arc::default(), Arc::default());
         let mut tasks = JoinSet::new();
         for number in 0..load.tasks {
@@ -183,7 +203,8 @@ impl Writer {
         let keys = self.keys();
         let mut transaction = connection.begin().await?;
         for key in &keys {
-            self.order(&mut transaction, key).await?;
+            let payload = payload(&mut self.rng, key, self.load.padding);
+            place(&mut transaction, self.load.insert, &self.load.destination, key, &payload).await?;
         }
         let open = self.load.open_max.mul_f64(self.rng.random::<f64>());
         if !open.is_zero() {
@@ -206,35 +227,39 @@ impl Writer {
         keys.into_iter().map(|key| format!("k{key}")).collect()
     }
 
-    /// Locks the key first, as an application locks its aggregate: only so do a key's ids grow in the
-    /// order in which they are committed.
-    async fn order(&mut self, transaction: &mut Transaction<'_, Postgres>, key: &str) -> sqlx::Result<()> {
-        let lock = "update ledger.key set orders = orders + 1 where key = $1 returning orders";
-        let number: i64 = sqlx::query_scalar(lock).bind(key).fetch_one(&mut **transaction).await?;
-        let payload = self.payload(key, number);
-        let position: i64 = sqlx::query_scalar(AssertSqlSafe(self.load.insert))
-            .bind(&self.load.destination)
-            .bind(key)
-            .bind(&payload)
-            .fetch_one(&mut **transaction)
-            .await?;
-        let entry = "insert into ledger.entry (position, key, number, payload) values ($1, $2, $3, $4)";
-        let entry = sqlx::query(entry).bind(position).bind(key).bind(number).bind(payload);
-        entry.execute(&mut **transaction).await?;
-        Ok(())
-    }
-
-    /// Unique even among orders that are rolled back and tried again under the same number: that is how
-    /// a phantom is told from the order that took its place.
-    fn payload(&mut self, key: &str, number: i64) -> String {
-        let order = self.rng.random::<u128>();
-        let padding = "x".repeat(self.load.padding);
-        format!(r#"{{"order": "{order:032x}",  "key":"{key}", "number":{number}, "padding":"{padding}"}}"#)
-    }
-
     fn one_in(&mut self, count: u64) -> bool {
         count > 0 && self.rng.random_ratio(1, u32::try_from(count).expect("a small count"))
     }
+}
+
+/// Places an order within the caller's transaction; returns its position.
+///
+/// Locks the key first, as an application locks its aggregate: only so do a key's ids grow in the order
+/// in which they are committed.
+pub async fn place(
+    connection: &mut PgConnection,
+    insert: &'static str,
+    destination: &str,
+    key: &str,
+    payload: &str,
+) -> sqlx::Result<i64> {
+    let lock = "insert into ledger.key as known (key, orders) values ($1, 1)
+        on conflict (key) do update set orders = known.orders + 1 returning orders";
+    let number: i64 = sqlx::query_scalar(lock).bind(key).fetch_one(&mut *connection).await?;
+    let insert = sqlx::query_scalar(insert).bind(destination).bind(key).bind(payload);
+    let position: i64 = insert.fetch_one(&mut *connection).await?;
+    let entry = "insert into ledger.entry (position, key, number, payload) values ($1, $2, $3, $4)";
+    let entry = sqlx::query(entry).bind(position).bind(key).bind(number).bind(payload);
+    entry.execute(connection).await?;
+    Ok(position)
+}
+
+/// Unique even among orders that are rolled back and tried again under the same number: that is how a
+/// phantom is told from the order that took its place.
+pub fn payload(rng: &mut SmallRng, key: &str, padding: usize) -> String {
+    let order = rng.random::<u128>();
+    let padding = "x".repeat(padding);
+    format!(r#"{{"order": "{order:032x}",  "key":"{key}", "padding":"{padding}"}}"#)
 }
 
 /// One order the database holds.

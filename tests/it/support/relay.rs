@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -73,14 +73,25 @@ impl Settings {
             .clone()
             .text("metrics.listen", &format!("127.0.0.1:{metrics_port}"))
             .text("admin.listen", &format!("127.0.0.1:{admin_port}"));
+        let (mut command, dir) = settings.command();
+        command.arg("run").args(&self.arguments);
+        Relay { process: Process::spawn(&mut command), metrics_port, admin_port, _dir: dir }
+    }
+
+    /// Runs another command, as `["migrate", "--print-sql"]`, to its end.
+    pub fn output(&self, arguments: &[&str]) -> Output {
+        let (mut command, _dir) = self.command();
+        command.args(arguments).output().expect("the binary under test starts")
+    }
+
+    /// The binary with these settings, and the directory that holds them.
+    fn command(&self) -> (Command, TempDir) {
         let dir = TempDir::with_prefix("outbox-relay").expect("the temporary directory takes files");
         let file = dir.path().join("outbox-relay.toml");
-        fs::write(&file, settings.toml()).expect("the temporary directory takes files");
-
+        fs::write(&file, self.toml()).expect("the temporary directory takes files");
         let mut command = binary();
-        command.envs(&self.environment);
-        command.arg("--config").arg(file).arg("run").args(&self.arguments);
-        Relay { process: Process::spawn(&mut command), metrics_port, admin_port, _dir: dir }
+        command.envs(&self.environment).arg("--config").arg(file);
+        (command, dir)
     }
 
     fn toml(&self) -> String {
@@ -154,8 +165,12 @@ impl Relay {
 
     /// The metrics page; `None` while nothing answers.
     pub async fn metrics(&self) -> Option<Metrics> {
-        let (status, body) = get(self.metrics_port, "/metrics").await?;
-        (status == 200).then(|| Metrics::parse(&body))
+        Metrics::at(self.metrics_port).await
+    }
+
+    /// Memory that is really used.
+    pub fn resident_bytes(&self) -> u64 {
+        resident_bytes(self.id())
     }
 
     /// Status code and body of a page of the metrics server, as `/readyz`.
@@ -171,11 +186,25 @@ impl Relay {
     /// Waits until the metrics page satisfies `condition`. Panics with the end of the log if the relay
     /// ends before, or after `deadline`.
     pub async fn wait_until(&mut self, deadline: Duration, what: &str, condition: impl Fn(&Metrics) -> bool) {
+        let port = self.metrics_port;
+        self.wait_for(deadline, what, async || {
+            Metrics::at(port).await.is_some_and(|metrics| condition(&metrics))
+        })
+        .await;
+    }
+
+    /// Waits until `condition` holds, whatever it looks at, while this relay runs. Panics as above.
+    pub async fn wait_for(
+        &mut self,
+        deadline: Duration,
+        what: &str,
+        mut condition: impl AsyncFnMut() -> bool,
+    ) {
         let log = self.stderr().clone();
         // Without an end of its own: only here the log is at hand for the message.
         let reached = wait::eventually(Duration::MAX, what, async || {
             assert!(self.runs(), "the relay ended, still not: {what}\n{}", log.tail(40));
-            self.metrics().await.is_some_and(|metrics| condition(&metrics))
+            condition().await
         });
         if tokio::time::timeout(deadline, reached).await.is_err() {
             panic!("after {deadline:?} still not: {what}\n{}", log.tail(40));
@@ -188,6 +217,11 @@ impl Relay {
 pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
+    async fn at(port: u16) -> Option<Self> {
+        let (status, body) = get(port, "/metrics").await?;
+        (status == 200).then(|| Self::parse(&body))
+    }
+
     /// Reads the text format: `name{label="value"} number`, one a line, `#` before comments.
     pub fn parse(page: &str) -> Self {
         let lines = page.lines().filter(|line| !line.starts_with('#'));
@@ -219,6 +253,14 @@ impl Metrics {
     pub fn series(&self) -> &BTreeMap<String, f64> {
         &self.0
     }
+}
+
+/// Memory that a process really uses.
+pub fn resident_bytes(process_id: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process_id}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux counts it");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("VmRSS is in kB");
+    kib * 1024
 }
 
 /// A GET over HTTP/1.0, whose answer ends with the connection: nothing to parse but the first line.

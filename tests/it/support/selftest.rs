@@ -128,7 +128,7 @@ async fn the_ledger_holds_what_was_committed_and_nothing_that_was_rolled_back() 
     let Some(services) = Services::find("ledger") else { return };
     let database = database_with_ledger(&services.postgres_url).await;
     let load = Load { transactions: 20, rollback_one_in: 2, ..Load::to("orders") };
-    Writers::start(&database.url, &load).await.finish().await;
+    Writers::start(&database.url, &load).finish().await;
 
     let joined = "ledger.entry join outbox.message on id = position and payload::text = ledger.entry.payload";
     let (entries, rows) = (database.count("ledger.entry").await, database.count("outbox.message").await);
@@ -170,7 +170,7 @@ async fn a_private_postgres_keeps_what_was_committed_through_stops_and_crashes()
     let mut server = Postgres::start(&[("wal_writer_delay", "10s")]).await;
     let database = database_with_ledger(&server.url).await;
     let load = Load { transactions: u64::MAX, ..Load::to("orders") };
-    let writers = Writers::start(&database.url, &load).await;
+    let writers = Writers::start(&database.url, &load);
     let mut enough = 50;
     for round in 0..3 {
         wait::eventually(SOON, "writers are at work", async || writers.committed() > enough).await;
