@@ -1,4 +1,4 @@
-//! Kafka, by librdkafka's producer with its own polling thread.
+//! Kafka, by librdkafka's producer and a thread that polls it.
 //!
 //! A record is copied into the client's queue, its token travels with it as an opaque number, and comes
 //! back in the delivery callback; nothing is allocated here per record. librdkafka batches, connects and
@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
+use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 use rdkafka::types::RDKafkaConfRes;
 use tokio::sync::oneshot;
 
@@ -23,9 +23,11 @@ use crate::config;
 use crate::message::{Header, RowRef};
 
 mod classify;
+mod client;
 mod deliveries;
 mod settings;
 
+use client::{Client, Unusable};
 use deliveries::Deliveries;
 pub use settings::Limits;
 
@@ -38,8 +40,6 @@ const HURRY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Up to this many unanswered shipments, every outcome is passed on at once.
 const TRICKLE_MAX: usize = 64;
-
-type Client = ThreadedProducer<Deliveries>;
 
 /// A Kafka cluster as a [`Sink`]. It sends nothing before it is opened.
 pub struct KafkaSink {
@@ -148,7 +148,7 @@ impl Sink for KafkaSink {
         let config = self.config.clone();
         let context = Deliveries::new(Arc::clone(&self.inbox), settings::batch_bytes_max(&config));
         // Certificates are read from files on the way.
-        let created = tokio::task::spawn_blocking(move || Client::from_config_and_context(&config, context));
+        let created = tokio::task::spawn_blocking(move || Client::new(&config, context));
         let client = created.await.map_err(|error| unusable(error.to_string()))?;
         self.client = Some(client.map_err(|error| unusable(creation_reason(&error)))?);
         Ok(Vec::new())
@@ -252,7 +252,11 @@ fn unusable(reason: String) -> Failure {
 }
 
 /// Names the property, never its value: it may be a password.
-fn creation_reason(error: &KafkaError) -> String {
+fn creation_reason(error: &Unusable) -> String {
+    let error = match error {
+        Unusable::Config(error) => error,
+        Unusable::Thread(_) => return error.to_string(),
+    };
     match error {
         KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
             format!("librdkafka has no property \"{name}\"")
