@@ -15,13 +15,13 @@ test *ARGS:
 quick *ARGS:
     OUTBOX_TEST_SKIP_SERVICES=1 cargo test --features rule-removal -- {{ARGS}}
 
-# The simulation alone, from a seed on: `just sim 4711`, `just sim 0 1000000`
-sim SEED="0" COUNT="100000":
-    SIM_SEED={{SEED}} SIM_SEEDS={{COUNT}} cargo test --profile sim --features rule-removal --test it -- sim --nocapture
+# The simulation alone: `just sim 1000000` for many seeds, `just sim trace 4711` for one step by step
+sim *ARGS:
+    scripts/sim {{ARGS}}
 
 # Against the bare loop, side by side; see docs/performance.md
 bench *ARGS:
-    cargo bench {{ARGS}}
+    scripts/bench {{ARGS}}
 
 # Postgres and Kafka for the tests: `just services up`, `just services down`
 services ACTION="status":
