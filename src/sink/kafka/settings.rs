@@ -73,7 +73,7 @@ const HABITS: &[(&str, &str)] = &[
     // Batches form while the previous requests are on their way. Measured against a broker 0, 1 and
     // 3 ms away, waiting as well only added its own length to every latency and no throughput; for a
     // hot key, which has one record on its way, it would halve the rate.
-    ("linger.ms", "1"),
+    ("linger.ms", "0"),
     ("socket.keepalive.enable", "true"),
     // A half-open connection is found within this, not after a minute.
     ("socket.timeout.ms", "30000"),
