@@ -1,7 +1,7 @@
 //! Gathers what the operator asked for and turns it into a [`Config`], or into every problem at once.
 //!
 //! From weak to strong: built-in defaults, the preset of the outbox table, the file, the environment,
-//! flags. What a key may hold is in [`read`](super::read); what keys may say together in
+//! flags. What a key may hold is in [`read`]; what keys may say together in
 //! [`check`](super::check).
 
 use std::collections::BTreeSet;
