@@ -93,8 +93,11 @@ impl Decoder {
             malformed,
         };
         let stored = bytes(row, size_column - 1).map(int).transpose()?.unwrap_or(0);
-        let sent = if matches!(message.payload, Payload::Stored(_)) { size.unwrap_or(0) } else { 0 };
-        Ok(Decoded { message, stored: stored.unsigned_abs(), sent: sent.unsigned_abs() })
+        let sent = match &message.payload {
+            Payload::Stored(body) => body.len() as u64,
+            Payload::Null | Payload::Oversize(_) => 0,
+        };
+        Ok(Decoded { message, stored: stored.unsigned_abs(), sent })
     }
 
     /// Appends the row's headers; `Err` says what is wrong with the stored ones.

@@ -148,7 +148,7 @@ fn fetch_statement(table: &Table, outbox: &config::Outbox, variant: &Variant<'_>
     let row: Vec<_> = columns.iter().enumerate().map(|(i, sql)| format!("{sql} as c{i}")).collect();
     let names: Vec<_> = (0..columns.len()).map(|i| format!("c{i}")).collect();
     let nulls = vec!["null"; columns.len() + 3].join(", ");
-    let (payload, stored, body) = payload_sql(table, &outbox.columns.payload);
+    let payload = payload_sql(table, &outbox.columns.payload);
     let order = order_sql(table);
     let above = table.order.as_ref().map_or("true".to_owned(), |c| format!("o.{} > $1", c.quoted()));
     let highest = highest_sql(table, variant.pending, &above);
@@ -162,10 +162,12 @@ fn fetch_statement(table: &Table, outbox: &config::Outbox, variant: &Variant<'_>
             ("exclude", &exclude_sql(variant)),
             ("skip", &skip_sql(table, outbox, variant)),
             ("row", &row.join(", ")),
-            ("payload", &payload),
-            ("stored", &stored),
+            ("payload", &payload.column),
+            ("stored", &payload.stored),
+            ("size", payload.size),
+            ("evaluated", payload.evaluated),
             ("order", &order),
-            ("body", body),
+            ("body", payload.body),
             ("highest", &highest),
             ("relations", &relations_sql(table)),
             ("insert_lsn", insert_lsn),
@@ -226,25 +228,57 @@ fn written(value: &str) -> String {
     format!("case when {value} is not null then concat({value}) end")
 }
 
-/// The payload, its size as far as it is known without reading it, and what is sent of it.
-fn payload_sql(table: &Table, column: &ColumnName) -> (String, String, &'static str) {
+/// What the statement needs to know of the payload.
+struct PayloadSql {
+    /// The column.
+    column: String,
+    /// Its size as far as it is known without reading it.
+    stored: String,
+    /// What is sent of it.
+    body: &'static str,
+    /// Bytes that takes.
+    size: &'static str,
+    /// Keeps `body` from being computed for the size and again for the row.
+    evaluated: &'static str,
+}
+
+/// Compression makes a value at most 256 times smaller (LZ4; pglz 91 times), so one that is stored in
+/// a 256th of the limit is below the limit, and its exact size does not matter. What is stored in more
+/// than 2 kB may have been moved out of line, where reading it twice costs little beside reading it.
+const JSON_SIZE: &str =
+    "case when stored > least(2000, $4 / 256) then octet_length(concat(body)) else stored end";
+
+fn payload_sql(table: &Table, column: &ColumnName) -> PayloadSql {
     let payload = format!("o.{}", column.quoted());
     match table.column(column).kind {
-        Kind::Text | Kind::Bytes => {
-            let size = format!("octet_length({payload})");
-            (payload, size, "payload")
-        }
+        Kind::Text | Kind::Bytes => PayloadSql {
+            stored: format!("octet_length({payload})"),
+            column: payload,
+            body: "payload",
+            size: "stored",
+            evaluated: "",
+        },
+        // Its binary format is its text.
+        Kind::Json => PayloadSql {
+            stored: format!("pg_column_size({payload})"),
+            column: payload,
+            body: "payload",
+            size: JSON_SIZE,
+            evaluated: "",
+        },
         Kind::Int
         | Kind::Uuid
-        | Kind::Json
         | Kind::Jsonb
         | Kind::Timestamp
         | Kind::Boolean
         | Kind::TextArray
-        | Kind::Other => {
-            let size = format!("pg_column_size({payload})");
-            (payload, size, "case when payload is not null then concat(payload) end")
-        }
+        | Kind::Other => PayloadSql {
+            stored: format!("pg_column_size({payload})"),
+            column: payload,
+            body: "case when payload is not null then concat(payload) end",
+            size: "octet_length(body)",
+            evaluated: "offset 0",
+        },
     }
 }
 

@@ -313,6 +313,10 @@ impl Page {
         if decode::bytes(row, 3).is_some() {
             return self.moment(row);
         }
+        if self.sent >= self.bytes_max {
+            // Compressed, it was stored within the budget.
+            return Ok(());
+        }
         let decoded = decoder.row(row)?;
         self.stored = self.stored.saturating_add(decoded.stored);
         self.sent = self.sent.saturating_add(decoded.sent);
@@ -329,7 +333,8 @@ impl Page {
         Ok(())
     }
 
-    /// The same sums as the statement's: it left a row out if and only if one of them was reached.
+    /// The statement leaves a row out if and only if the rows or the stored bytes are used up, and
+    /// [`add`](Self::add) if the sent bytes are.
     fn cut(&self) -> bool {
         self.messages.len() >= self.rows_max || self.stored >= self.bytes_max || self.sent >= self.bytes_max
     }

@@ -9,7 +9,8 @@
 --
 -- {table}: quoted name; {pending} {above} {exclude} {skip}: predicates on o
 -- {row}: the columns sent; {payload}: expression on o; {order}: order by, or empty; {stored}: size known without reading it
--- {body}: payload as it is sent, an expression on "affordable"
+-- {body}: payload as it is sent, an expression on "affordable"; {evaluated}: keeps it from being computed twice
+-- {size}: bytes it is sent in, an expression on "written"
 -- {highest}: highest visible position; {relations}: query for the oids an insert locks
 -- {insert_lsn} {durable}: what is known of the WAL
 -- $1: above this position; $2: rows at most; $3: bytes at most; $4: bytes of one payload at most
@@ -23,12 +24,12 @@ with page as (
     limit $2
 ),
 
--- Twice a budget: first by the stored size, so that no payload is read (and decompressed) that has
--- no place; then by the size it turned out to have.
+-- By the size as stored, so that no payload is read (and decompressed) that has no place. What comes
+-- out larger than it was stored is cut off by the reader.
 affordable as (
     select
         page.*,
-        coalesce(sum(stored) over (rows between unbounded preceding and 1 preceding), 0) as stored_before
+        sum(coalesce(stored, 0)) over (rows unbounded preceding) - coalesce(stored, 0) as stored_before
     from page
 ),
 
@@ -36,18 +37,7 @@ written as (
     select affordable.*, {body} as body
     from affordable
     where stored_before < $3
-    offset 0
-),
-
-measured as (
-    select
-        written.*,
-        octet_length(body) as size,
-        coalesce(
-            sum(case when octet_length(body) <= $4 then octet_length(body) end)
-                over (rows between unbounded preceding and 1 preceding), 0
-        ) as before
-    from written
+    {evaluated}
 )
 
 select
@@ -72,6 +62,5 @@ select
     {durable} as durable,
     {no_row}
 union all
-select null, null, null, null, {row_names}, stored, size, case when size <= $4 then body end
-from measured
-where before < $3;
+select null, null, null, null, {row_names}, stored, {size}, case when {size} <= $4 then body end
+from written;
