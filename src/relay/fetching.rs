@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::hand::Entry;
 use super::lane::Next;
 use super::reading::{Gap, Outstanding};
-use super::{Action, DATABASE_BACKOFF, GateState, Limits, POLL_MIN, Relay, Rule};
+use super::{Action, DATABASE_BACKOFF, GateState, Limits, POLL_MIN, Relay, Rule, SWEEP_EVERY};
 use crate::message::{Position, RowId};
 use crate::route::Routed;
 use crate::source::{Batch, Fetch, LaneKey, Skip, SourceError};
@@ -30,7 +30,7 @@ impl Relay {
         self.note_crowds(now);
         self.crowded_until = self.wait_for_crowds(now);
         if self.crowded_until.is_none() {
-            self.start_fetch();
+            self.start_fetch(now);
         }
     }
 
@@ -62,8 +62,12 @@ impl Relay {
         }
     }
 
-    fn start_fetch(&mut self) {
+    fn start_fetch(&mut self, now: Duration) {
         let Some(epoch) = self.tenure.epoch() else { return };
+        if now >= self.sweep_next {
+            self.sweep_next = now + SWEEP_EVERY;
+            self.reading.restart();
+        }
         if let Some(lowest) = self.lowest_gap()
             && self.rules.keep(Rule::CursorBack)
         {

@@ -28,16 +28,28 @@ pub(super) struct Gate {
     until: Duration,
     outages: u32,
     probe_out: bool,
+    /// When the probe that is out went.
+    probed_at: Duration,
     backoff: Backoff,
 }
 
 impl Gate {
+    /// A probe may have gone to the one partition that answers nobody: then the next one goes too.
+    const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+
     /// The longest pause between two probes: an outage is noticed to be over within this time.
     const PAUSE_MAX: Duration = Duration::from_secs(5);
 
     pub(super) fn new(backoff: Backoff) -> Self {
         let backoff = backoff.capped(Self::PAUSE_MAX);
-        Self { state: GateState::Probing, until: Duration::ZERO, outages: 0, probe_out: false, backoff }
+        Self {
+            state: GateState::Probing,
+            until: Duration::ZERO,
+            outages: 0,
+            probe_out: false,
+            probed_at: Duration::ZERO,
+            backoff,
+        }
     }
 
     pub(super) const fn state(&self) -> GateState {
@@ -53,8 +65,9 @@ impl Gate {
         }
     }
 
-    pub(super) fn sent(&mut self) {
+    pub(super) fn sent(&mut self, now: Duration) {
         self.probe_out = self.state == GateState::Probing;
+        self.probed_at = now;
     }
 
     /// The broker confirmed something. Returns whether that opened the gate after an outage.
@@ -84,15 +97,25 @@ impl Gate {
         self.probe_out = false;
     }
 
-    /// Lets a shut gate probe once its pause is over.
+    /// Lets a shut gate probe once its pause is over, and an unanswered probe be followed by another.
     pub(super) fn tick(&mut self, now: Duration) {
-        if self.state == GateState::Shut && self.until <= now {
-            self.state = GateState::Probing;
-            self.probe_out = false;
+        match self.state {
+            GateState::Shut if self.until <= now => {
+                self.state = GateState::Probing;
+                self.probe_out = false;
+            }
+            GateState::Probing if self.probe_out && self.probed_at + Self::PROBE_PATIENCE <= now => {
+                self.probe_out = false;
+            }
+            GateState::Shut | GateState::Probing | GateState::Open => {}
         }
     }
 
     pub(super) fn wake_at(&self) -> Option<Duration> {
-        (self.state == GateState::Shut).then_some(self.until)
+        match self.state {
+            GateState::Shut => Some(self.until),
+            GateState::Probing if self.probe_out => Some(self.probed_at + Self::PROBE_PATIENCE),
+            GateState::Probing | GateState::Open => None,
+        }
     }
 }

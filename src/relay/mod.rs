@@ -253,6 +253,8 @@ pub struct Relay {
     fetch_next: Duration,
     fetch_pause: Duration,
     fetch_failures: u32,
+    /// The next read starts at the beginning once this has come.
+    sweep_next: Duration,
     /// A read waits until then for a crowded outlet to clear.
     crowded_until: Option<Duration>,
     hand: Hand,
@@ -280,6 +282,11 @@ pub struct Relay {
 /// The shortest pause between two reads that found nothing; the pause doubles from here.
 const POLL_MIN: Duration = Duration::from_millis(2);
 
+/// How often a read starts at the beginning although nothing asks for it. Rows can become pending below
+/// the cursor where positions go back: a table that was truncated or restored, a sequence that was
+/// set, a mark that somebody took away.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
 /// Between tries to reach the database.
 const DATABASE_BACKOFF: Backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(5) };
 
@@ -302,6 +309,7 @@ impl Relay {
             fetch_next: Duration::ZERO,
             fetch_pause: POLL_MIN,
             fetch_failures: 0,
+            sweep_next: SWEEP_EVERY,
             crowded_until: None,
             hand: Hand::default(),
             lanes: Register::default(),
@@ -333,7 +341,7 @@ impl Relay {
             Input::Fetched { number, result } => self.fetched(now, number, result),
             Input::Sink(events) => self.sink_reported(now, events),
             Input::Settled(result) => self.settled(now, result),
-            Input::Measured(_) => self.measured(now),
+            Input::Measured(answer) => self.measured(now, answer.as_ref().ok()),
             Input::Tick => {}
             Input::Drain => self.drain(now),
             Input::Abort => self.stop(self.exit_now()),
@@ -461,8 +469,13 @@ impl Relay {
         }
     }
 
-    fn measured(&mut self, now: Duration) {
+    fn measured(&mut self, now: Duration, backlog: Option<&Backlog>) {
         self.measuring = false;
+        // Rows are pending and none is in sight: they are where no read looks.
+        let in_sight = self.hand.ready.rows + self.hand.in_flight.rows + self.due.len() > 0;
+        if backlog.is_some_and(|backlog| backlog.pending_rows > 0) && !in_sight {
+            self.sweep_next = now;
+        }
         self.measure_next = now + self.limits.backlog_interval;
     }
 

@@ -71,7 +71,7 @@ impl Relay {
         outlet.ready.remove(bytes);
         outlet.in_flight.add(bytes);
         let token = self.hand.send(number);
-        self.gate.sent();
+        self.gate.sent(now);
         if let Some(lane) = lane {
             self.lanes[lane].flying += 1;
             if !self.rules.keep(Rule::OnePerLane) {

@@ -173,6 +173,15 @@ impl<T> Slot<T> {
     }
 }
 
+/// The error of an attempt that was given up after `patience`.
+pub(crate) fn silent(attempt: &str, patience: Duration) -> SourceError {
+    SourceError {
+        kind: SourceErrorKind::Unavailable,
+        message: format!("{attempt}: no answer within {}", humantime::format_duration(patience)).into(),
+        hint: None,
+    }
+}
+
 /// The error is about a row we named, and another row might fare better.
 ///
 /// Everything that may be about the connection, the moment or the server as a whole is not.

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::mark;
 use super::schema::{Kind, Table};
-use super::statement::Statement;
+use super::statement::{Statement, literal};
 use crate::config::{self, ColumnName, HeaderColumns};
 use crate::message::RowId;
 use crate::source::Fetch;
@@ -294,11 +294,12 @@ fn highest_sql(table: &Table, pending: &str, above: &str) -> String {
 }
 
 fn relations_sql(table: &Table) -> String {
+    // By name, as the rows are read: after a table was swapped for another, both mean the new one.
+    let oid = format!("{}::regclass::oid", literal(&table.name));
     if table.has_parts {
-        let oid = table.oid.to_string();
         Statement::fill(include_str!("outbox/relations_parts.sql"), &[("oid", &oid)]).as_str().to_owned()
     } else {
-        table.oid.to_string()
+        oid
     }
 }
 

@@ -27,6 +27,9 @@ use crate::message::{Position, RowId, RowRef, Timestamp};
 
 const READ: &str = "could not read the outbox";
 const MARK: &str = "could not mark rows delivered";
+/// A healthy database on a bad day answers within this.
+const LEASE_PATIENCE_MIN: Duration = Duration::from_secs(1);
+
 const LEASE: &str = "could not take or renew the lease";
 const MEASURE: &str = "could not measure the backlog";
 
@@ -123,8 +126,8 @@ impl Poll {
     }
 }
 
-impl Source for Poll {
-    async fn lease(&self) -> Result<Option<Epoch>, SourceError> {
+impl Poll {
+    async fn ask_for_lease(&self) -> Result<Option<Epoch>, SourceError> {
         let mut session = self.session(&self.keeper).await?;
         let leading = self.leading.swap(false, Memory::Relaxed);
         let lease = &self.lease;
@@ -136,6 +139,15 @@ impl Source for Poll {
         self.leading.store(taken.is_some(), Memory::Relaxed);
         self.keeper.put(session);
         Ok(taken)
+    }
+}
+
+impl Source for Poll {
+    async fn lease(&self) -> Result<Option<Epoch>, SourceError> {
+        // A link that answers nothing must not use up the time in which others would be tried.
+        let patience = (self.settings.lease.ttl / 5).max(LEASE_PATIENCE_MIN);
+        let asked = tokio::time::timeout(patience, self.ask_for_lease()).await;
+        asked.unwrap_or_else(|_| Err(connection::silent(LEASE, patience)))
     }
 
     async fn release(&self) -> Result<(), SourceError> {
@@ -219,6 +231,8 @@ impl Poll {
 
     async fn connect_reader(&self) -> Result<Reader, SourceError> {
         let mut session = Session { link: self.connector.connect().await?, outbox: None };
+        // The server may be another one, where that process belongs to somebody else.
+        self.marker_pid.store(0, Memory::Relaxed);
         let outbox = self.outbox(&mut session).await?;
         let columns = &self.settings.outbox.columns;
         let mapped = columns.to_headers.keys().map(|name| Arc::from(name.as_str())).collect();

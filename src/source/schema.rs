@@ -19,7 +19,6 @@ const ATTEMPT: &str = "could not look the outbox table up";
 pub(crate) struct Table {
     /// Schema and name, quoted.
     pub(crate) name: String,
-    pub(crate) oid: u32,
     /// Partitioned, or inherited from: rows also live in other tables.
     pub(crate) has_parts: bool,
     /// We may ask how far the WAL is written and flushed.
@@ -101,7 +100,6 @@ impl Table {
         let oid: Oid = get(&row, "oid")?;
         let table = Self {
             name: get(&row, "name")?,
-            oid: oid.0,
             has_parts: get(&row, "has_parts")?,
             lsn_readable: get(&row, "lsn_readable")?,
             order: None,

@@ -2,7 +2,7 @@
 --
 -- {oid}: of the table
 with recursive part (oid) as (
-    select {oid}::oid
+    select {oid}
     union all
     select i.inhrelid from pg_catalog.pg_inherits as i inner join part on part.oid = i.inhparent
 )

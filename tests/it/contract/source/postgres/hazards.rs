@@ -368,6 +368,24 @@ async fn header_arrays_of_different_lengths_are_malformed() {
 }
 
 #[tokio::test]
+async fn payloads_that_were_stored_compressed_count_as_what_they_are() {
+    let mut shape = default_table();
+    shape.outbox.message_bytes_max = 1 << 20;
+    let Some(outbox) = Outbox::open(shape).await else { return };
+    // Ten times 100 kB, each stored in about 1 kB; and one of 2 MB, stored in about 20.
+    let sql = "insert into outbox.message (key, destination, kind, payload)
+        select 'a', 'd', 'k', to_json(repeat('x', n)) from unnest(array_fill(100000, array[10]) || 2000000) as n";
+    outbox.run(sql).await;
+    let source = outbox.source();
+    let batch = fetch(&source, Fetch { bytes_max: 150_000, ..everything() }).await;
+    assert_eq!((batch.messages.len(), batch.cut), (2, true));
+    let batch = fetch(&source, Fetch { bytes_max: 1 << 30, ..everything() }).await;
+    let last = batch.messages.last().expect("eleven rows");
+    assert_eq!((batch.messages.len(), batch.cut), (11, false));
+    assert_eq!(last.payload, Payload::Oversize(2_000_002));
+}
+
+#[tokio::test]
 async fn a_row_that_a_constraint_refuses_is_named_without_its_values() {
     let Some(outbox) = Outbox::open(default_table()).await else { return };
     insert(&outbox, &[row("a", "1"), row("a", "2")]).await;
