@@ -28,14 +28,15 @@ pub(super) struct Gate {
     until: Duration,
     outages: u32,
     probe_out: bool,
-    /// When the probe that is out went.
-    probed_at: Duration,
+    /// Probes in a row without an answer, and when the next may follow.
+    unanswered: u32,
+    probe_next: Duration,
     backoff: Backoff,
 }
 
 impl Gate {
-    /// A probe may have gone to the one partition that answers nobody: then the next one goes too.
-    const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+    /// A probe may have gone to the one partition that answers nobody: then another goes, later and later.
+    const PROBE_PATIENCE: Backoff = Backoff { min: Duration::from_secs(5), max: Duration::from_secs(60) };
 
     /// The longest pause between two probes: an outage is noticed to be over within this time.
     const PAUSE_MAX: Duration = Duration::from_secs(5);
