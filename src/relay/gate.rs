@@ -48,7 +48,8 @@ impl Gate {
             until: Duration::ZERO,
             outages: 0,
             probe_out: false,
-            probed_at: Duration::ZERO,
+            unanswered: 0,
+            probe_next: Duration::ZERO,
             backoff,
         }
     }
@@ -68,7 +69,10 @@ impl Gate {
 
     pub(super) fn sent(&mut self, now: Duration) {
         self.probe_out = self.state == GateState::Probing;
-        self.probed_at = now;
+        if self.probe_out {
+            self.probe_next = now + Self::PROBE_PATIENCE.pause(self.unanswered, 1.0);
+            self.unanswered = self.unanswered.saturating_add(1);
+        }
     }
 
     /// The broker confirmed something. Returns whether that opened the gate after an outage.
@@ -76,6 +80,7 @@ impl Gate {
         let reopened = self.outages > 0;
         self.state = GateState::Open;
         self.probe_out = false;
+        self.unanswered = 0;
         self.outages = 0;
         reopened
     }
@@ -96,6 +101,7 @@ impl Gate {
     /// The probe was answered, though not confirmed, or never will be: another may go out.
     pub(super) fn answered(&mut self) {
         self.probe_out = false;
+        self.unanswered = 0;
     }
 
     /// Lets a shut gate probe once its pause is over, and an unanswered probe be followed by another.
@@ -105,7 +111,7 @@ impl Gate {
                 self.state = GateState::Probing;
                 self.probe_out = false;
             }
-            GateState::Probing if self.probe_out && self.probed_at + Self::PROBE_PATIENCE <= now => {
+            GateState::Probing if self.probe_out && self.probe_next <= now => {
                 self.probe_out = false;
             }
             GateState::Shut | GateState::Probing | GateState::Open => {}
@@ -115,7 +121,7 @@ impl Gate {
     pub(super) fn wake_at(&self) -> Option<Duration> {
         match self.state {
             GateState::Shut => Some(self.until),
-            GateState::Probing if self.probe_out => Some(self.probed_at + Self::PROBE_PATIENCE),
+            GateState::Probing if self.probe_out => Some(self.probe_next),
             GateState::Probing | GateState::Open => None,
         }
     }
