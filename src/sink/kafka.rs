@@ -31,8 +31,8 @@ use client::{Client, Unusable};
 use deliveries::Deliveries;
 pub use settings::Limits;
 
-/// How long `close` waits for librdkafka's threads. They may hang in a name lookup; whatever is left of
-/// them ends with the process.
+/// How long `close` waits for the client to be let go of. Its queue is purged by then; its threads end
+/// soon after, or with the process.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Past it the client gets its producer id without help.
@@ -192,7 +192,7 @@ impl Sink for KafkaSink {
 }
 
 impl Drop for KafkaSink {
-    /// Dropping a client joins its threads; that must not hold up the runtime.
+    /// The last to let go of a client joins its threads; that must not hold up the runtime.
     fn drop(&mut self) {
         self.retire();
     }
