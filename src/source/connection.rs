@@ -202,6 +202,7 @@ pub(crate) fn is_about_the_schema(error: &sqlx::Error) -> bool {
 }
 
 pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";
+pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
 pub(crate) const UNDEFINED_TABLE: &str = "42P01";
 pub(crate) const UNDEFINED_SCHEMA: &str = "3F000";
 

@@ -26,8 +26,10 @@ fn boolean_pending(column: &str, not_null: bool) -> String {
 
 /// Marks the pending ones among the ids in `$1` and returns their ids. Absolute, so it may run twice.
 ///
-/// `places`: what both statements need, see the `.sql` files.
-pub(crate) fn settle(mark: &Mark, places: &[(&str, &str)]) -> Statement {
+/// `chosen`: an array of ids as SQL; `places`: what both statements need, see the `.sql` files.
+pub(crate) fn settle(mark: &Mark, chosen: &str, places: &[(&str, &str)]) -> Statement {
+    let places = [places, &[("chosen", chosen)]].concat();
+    let places = places.as_slice();
     let Mark::Update(column) = mark else {
         return Statement::fill(include_str!("outbox/settle_delete.sql"), places);
     };

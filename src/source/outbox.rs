@@ -16,6 +16,8 @@ pub(crate) struct Outbox {
     pub(crate) id: IdKind,
     pub(crate) key: KeyKind,
     pub(crate) settle: Statement,
+    /// The same for those rows that nobody else has locked.
+    pub(crate) settle_unlocked: Statement,
     pub(crate) still_pending: Statement,
     pub(crate) backlog: Statement,
     /// By whether ids and whether lanes or destinations are left out.
@@ -78,6 +80,7 @@ impl Outbox {
         let pending = mark::pending(&outbox.mark, table);
         let marked = [("table", &*table.name), ("id", &id.name), ("ids", &id.parameter)];
         let marked = [&marked[..], &[("pending", &pending), ("returned", &id.sent)]].concat();
+        let unlocked = Statement::fill(include_str!("outbox/unlocked.sql"), &marked);
         let fetch = |exclude, skip| {
             fetch_statement(
                 table,
@@ -88,7 +91,8 @@ impl Outbox {
         Self {
             id: id.kind,
             key: key_kind(table, outbox.columns.key.as_ref()),
-            settle: mark::settle(&outbox.mark, &marked),
+            settle: mark::settle(&outbox.mark, &id.parameter, &marked),
+            settle_unlocked: mark::settle(&outbox.mark, &format!("array({})", unlocked.as_str()), &marked),
             still_pending: Statement::fill(include_str!("outbox/still_pending.sql"), &marked),
             backlog: backlog_statement(table, outbox, &pending, &id),
             fetch: [[fetch(false, false), fetch(false, true)], [fetch(true, false), fetch(true, true)]],

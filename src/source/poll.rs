@@ -12,12 +12,14 @@ use sqlx::postgres::PgRow;
 use tokio::sync::Mutex as Turns;
 
 use super::connection::{
-    self, Connector, INSUFFICIENT_PRIVILEGE, Link, Slot, UNDEFINED_SCHEMA, UNDEFINED_TABLE, explain, unfit,
+    self, Connector, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, Link, Slot, UNDEFINED_SCHEMA,
+    UNDEFINED_TABLE, explain, unfit,
 };
 use super::decode::{self, Decoder, Misread};
 use super::lease::Lease;
 use super::outbox::{Ids, KeyKind, Outbox};
 use super::schema::Table;
+use super::statement::Statement;
 use super::writers::Writers;
 use super::{
     Backlog, Batch, Epoch, Fetch, Refusal, Settled, Settlement, Source, SourceError, SourceErrorKind,
@@ -384,8 +386,14 @@ impl Poll {
     ) -> Result<(), SourceError> {
         let mut parts = vec![rows];
         while let Some(mut rows) = parts.pop() {
-            match mark(session, outbox, &rows).await {
-                Ok(kept) => sort_out(rows, &kept, settled),
+            match mark(session, outbox, &outbox.settle, &rows).await {
+                Ok(kept) => sort_out(rows, &kept, vanished, settled),
+                // Somebody holds a row (or all of the table: then this fails in the same way).
+                Err(error) if connection::sqlstate(&error) == Some(LOCK_NOT_AVAILABLE) => {
+                    let kept = mark(session, outbox, &outbox.settle_unlocked, &rows).await;
+                    let kept = kept.map_err(|error| explain(MARK, &error))?;
+                    sort_out(rows, &kept, locked, settled);
+                }
                 Err(error) if !connection::is_about_a_row(&error) => {
                     return Err(self.explain_misfit(&mut session.link, MARK, &error).await);
                 }
@@ -418,9 +426,14 @@ fn failed(reason: &str) -> Refusal {
 }
 
 /// Marks `rows` and returns the ids of those that are pending nevertheless.
-async fn mark(session: &mut Session, outbox: &Outbox, rows: &[RowRef]) -> Result<Vec<RowId>, sqlx::Error> {
+async fn mark(
+    session: &mut Session,
+    outbox: &Outbox,
+    statement: &Statement,
+    rows: &[RowRef],
+) -> Result<Vec<RowId>, sqlx::Error> {
     let ids = Ids::new(outbox.id, rows.iter().map(|row| &row.id));
-    let marked = ids_of(session, outbox, outbox.settle.sql(), ids).await?;
+    let marked = ids_of(session, outbox, statement.sql(), ids).await?;
     if marked.len() == rows.len() {
         return Ok(Vec::new());
     }
@@ -442,17 +455,21 @@ async fn ids_of(
     ids.collect::<Result<_, _>>().map_err(|misread| sqlx::Error::Decode(misread.into()))
 }
 
-fn sort_out(rows: Vec<RowRef>, kept: &[RowId], settled: &mut Settled) {
+fn sort_out(rows: Vec<RowRef>, kept: &[RowId], refusal: fn() -> Refusal, settled: &mut Settled) {
     if kept.is_empty() {
         return settled.done.extend(rows);
     }
     let mut kept: HashMap<&RowId, ()> = kept.iter().map(|id| (id, ())).collect();
     for row in rows {
         match kept.remove(&row.id) {
-            Some(()) => settled.refused.push((row, vanished())),
+            Some(()) => settled.refused.push((row, refusal())),
             None => settled.done.push(row),
         }
     }
+}
+
+fn locked() -> Refusal {
+    failed("another transaction holds a lock on the row")
 }
 
 fn vanished() -> Refusal {

@@ -1,7 +1,7 @@
 -- Deletes delivered rows.
 --
 -- {table} {id}: quoted names; {pending}: predicate on o; {returned}: the id as it is read
--- {ids}: $1, the ids, as an array of the id column's type
+-- {chosen}: an array of ids: those of $1, or those of them that nobody else has locked
 delete from {table} as o
-where o.{id} = any({ids}) and {pending}
+where o.{id} = any({chosen}) and {pending}
 returning {returned};

@@ -2,8 +2,8 @@
 --
 -- {table} {id} {column}: quoted names; {value}: what a delivered row holds
 -- {pending}: predicate on o; {returned}: the id as it is read
--- {ids}: $1, the ids, as an array of the id column's type
+-- {chosen}: an array of ids: those of $1, or those of them that nobody else has locked
 update {table} as o
 set {column} = {value}
-where o.{id} = any({ids}) and {pending}
+where o.{id} = any({chosen}) and {pending}
 returning {returned};

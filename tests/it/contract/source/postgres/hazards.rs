@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outbox_relay::config::{Mark, MarkColumn, Ordering, Secret};
-use outbox_relay::message::{Header, Payload};
+use outbox_relay::message::{Header, Payload, RowId};
 use outbox_relay::source::migrate::{migrate, print_sql, uninstall_sql};
 use outbox_relay::source::{Fetch, Refusal, Source, SourceError, SourceErrorKind};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -383,6 +383,24 @@ async fn payloads_that_were_stored_compressed_count_as_what_they_are() {
     let last = batch.messages.last().expect("eleven rows");
     assert_eq!((batch.messages.len(), batch.cut), (11, false));
     assert_eq!(last.payload, Payload::Oversize(2_000_002));
+}
+
+#[tokio::test]
+async fn a_row_that_somebody_keeps_locked_does_not_keep_the_others_from_being_marked() {
+    let Some(outbox) = Outbox::open(default_table()).await else { return };
+    insert(&outbox, &[row("a", "1"), row("b", "2"), row("c", "3")]).await;
+    let mut holder = outbox.begin().await;
+    let lock = sqlx::query("select 1 from outbox.message where id = 2 for update");
+    lock.execute(&mut holder).await.expect("nobody else has it");
+    let source = outbox.source();
+    let batch = fetch(&source, everything()).await;
+    let settled = source.settle(delivered(&batch.messages)).await.expect("the others can be marked");
+    let [(row, Refusal::Failed(reason))] = &settled.refused[..] else { panic!("{settled:?}") };
+    assert!(row.id == RowId::Int(2) && reason.contains("lock"), "{reason}");
+    assert_eq!(settled.done.len(), 2);
+    outbox.commit(holder).await;
+    let settled = source.settle(delivered(&batch.messages)).await.expect("all can be marked");
+    assert_eq!((settled.done.len(), settled.refused.len()), (3, 0));
 }
 
 #[tokio::test]
