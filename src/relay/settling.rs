@@ -3,7 +3,7 @@
 //! One settlement is under way at a time; what is confirmed meanwhile joins the next. A settlement of
 //! unknown outcome is sent again: marks are absolute, so that does no harm.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::hand::Stage;
@@ -108,15 +108,14 @@ impl Relay {
             return;
         }
         let done: HashSet<RowId> = settled.done.into_iter().map(|row| row.id).collect();
-        let mut refused: Vec<(RowId, Refusal)> =
+        let mut refused: HashMap<RowId, Refusal> =
             settled.refused.into_iter().map(|(row, refusal)| (row.id, refusal)).collect();
         let mut unknown = Vec::new();
         for &number in batch {
             let id = &self.hand.get(number).row.id;
             if done.contains(id) {
                 self.finish(number);
-            } else if let Some(at) = refused.iter().position(|(row, _)| row == id) {
-                let (_, refusal) = refused.swap_remove(at);
+            } else if let Some(refusal) = refused.remove(id) {
                 self.refuse(now, number, refusal);
             } else {
                 unknown.push(number);

@@ -1,7 +1,7 @@
 //! Finds rows by asking: [`Poll`] carries the calls of [`Source`] out over three connections. It
 //! decides nothing, waits for nothing between calls, and starts afresh after every failure.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering as Memory};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -437,7 +437,7 @@ async fn mark(
     if marked.len() == rows.len() {
         return Ok(Vec::new());
     }
-    let marked: std::collections::HashSet<RowId> = marked.into_iter().collect();
+    let marked: HashSet<RowId> = marked.into_iter().collect();
     let missing = rows.iter().map(|row| &row.id).filter(|id| !marked.contains(id));
     let ids = Ids::new(outbox.id, missing);
     ids_of(session, outbox, outbox.still_pending.sql(), ids).await
@@ -459,11 +459,12 @@ fn sort_out(rows: Vec<RowRef>, kept: &[RowId], refusal: fn() -> Refusal, settled
     if kept.is_empty() {
         return settled.done.extend(rows);
     }
-    let mut kept: HashMap<&RowId, ()> = kept.iter().map(|id| (id, ())).collect();
+    let kept: HashSet<&RowId> = kept.iter().collect();
     for row in rows {
-        match kept.remove(&row.id) {
-            Some(()) => settled.refused.push((row, refusal())),
-            None => settled.done.push(row),
+        if kept.contains(&row.id) {
+            settled.refused.push((row, refusal()));
+        } else {
+            settled.done.push(row);
         }
     }
 }
