@@ -172,6 +172,7 @@ impl Template {
             headers: vec![Header { name: Arc::clone(&self.header), value: Some(value) }],
             body: Some(self.body.clone()),
             timestamp_ms: None,
+            properties: None,
         };
         Routed {
             row: RowRef { id: RowId::Int(n), position: Position(n) },

@@ -171,6 +171,7 @@ impl Route {
             headers: self.headers(&message.row.id, message.kind, message.headers)?,
             key: message.key,
             timestamp_ms: message.created_at.map(Timestamp::as_millis).filter(|ms| *ms >= 0),
+            properties: None,
         })
     }
 

@@ -117,7 +117,7 @@ impl Meter {
         let relay = relay_registry(pipeline);
         let mut instruments = Instruments::register(&relay);
         for destination in destinations {
-            instruments.destinations.number(name(destination));
+            instruments.destinations.number(destination.name());
         }
         let page = Page {
             clock: clock.clone(),
@@ -162,7 +162,7 @@ impl Meter {
 
     fn published(&mut self, now: Duration, shipments: &[Shipment]) {
         for shipment in shipments {
-            let destination = self.instruments.destinations.number(name(&shipment.record.destination));
+            let destination = self.instruments.destinations.number(shipment.record.destination.name());
             self.instruments.destinations.series(destination).attempts.inc();
             self.flights.start(now, shipment, destination);
         }
@@ -296,12 +296,6 @@ fn known(claim: Option<bool>) -> f64 {
 /// Never negative: a writer's clock may be ahead.
 fn seconds(millis: i64) -> f64 {
     Duration::from_millis(u64::try_from(millis).unwrap_or(0)).as_secs_f64()
-}
-
-fn name(destination: &Destination) -> &str {
-    match destination {
-        Destination::Topic(name) => name,
-    }
 }
 
 /// Puts the prefix before every name and the pipeline among every metric's labels.

@@ -231,6 +231,7 @@ fn equal_topics_share_one_allocation() {
     let mut route = route("{destination}");
     let name = |routed: Routed| match &routed.content.expect("a record").destination {
         Destination::Topic(name) => Arc::clone(name),
+        other => panic!("{other} is not a topic"),
     };
     let (first, second) = (name(route.apply(message())), name(route.apply(message())));
     assert!(Arc::ptr_eq(&first, &second));

@@ -68,7 +68,10 @@ impl KafkaSink {
     /// Queues a record, or says why it was not.
     fn send(&self, client: &Client, shipment: &Shipment) -> Result<(), Failure> {
         let record = &*shipment.record;
-        let Destination::Topic(topic) = &record.destination;
+        let Destination::Topic(topic) = &record.destination else {
+            let reason = format!("{} is an exchange, and Kafka has topics", record.destination);
+            return Err(Failure::refused(Fault::Permanent, ErrorType::InvalidRecord, reason));
+        };
         let token = usize::try_from(shipment.token.0).expect("a token is as wide as a pointer");
         let queued = client.send(BaseRecord {
             topic,
@@ -114,10 +117,10 @@ impl KafkaSink {
             self.hurried = true;
             let (client, record) = (client.clone(), Arc::clone(&first.record));
             let look_up = move || {
-                let Destination::Topic(topic) = &record.destination;
                 for _ in 0..2 {
                     // An answer or none: the client goes its own way from here.
-                    let _ = client.client().fetch_metadata(Some(topic), HURRY_TIMEOUT);
+                    let topic = Some(record.destination.name());
+                    let _ = client.client().fetch_metadata(topic, HURRY_TIMEOUT);
                 }
             };
             // Without a thread it takes half a second longer.

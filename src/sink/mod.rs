@@ -20,12 +20,38 @@ pub mod stdout;
 pub enum Destination {
     /// A Kafka topic, or the `topic` field of a line on standard output.
     Topic(Arc<str>),
+    /// A RabbitMQ exchange and the key it routes by.
+    Exchange { exchange: Arc<str>, routing_key: Arc<str> },
 }
 
+impl Destination {
+    /// Between the parts of [`identity`](Self::identity): no name of a broker's may hold it.
+    pub const SEPARATOR: char = '\u{1f}';
+
+    /// The topic or the exchange: what a label can bear, since routing keys may be without number.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Topic(name) | Self::Exchange { exchange: name, .. } => name,
+        }
+    }
+
+    /// One text for each destination, which SQL over the outbox can make too.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        match self {
+            Self::Topic(name) => name.to_string(),
+            Self::Exchange { exchange, routing_key } => format!("{exchange}{}{routing_key}", Self::SEPARATOR),
+        }
+    }
+}
+
+/// For people and labels: the topic, or `exchange:routing_key`.
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Topic(name) => name.fmt(f),
+            Self::Exchange { exchange, routing_key } => write!(f, "{exchange}:{routing_key}"),
         }
     }
 }
@@ -41,6 +67,34 @@ pub struct Record {
     pub body: Option<Bytes>,
     /// Milliseconds since 1970-01-01 UTC; `None` lets the client stamp it.
     pub timestamp_ms: Option<i64>,
+    /// `Some` exactly if the destination is an exchange.
+    pub properties: Option<Box<Properties>>,
+}
+
+/// What an AMQP message says of itself outside of its headers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Properties {
+    /// The row's id, by which a consumer recognises a repeat, and the sink a returned message.
+    pub message_id: Bytes,
+    /// The event type.
+    pub kind: Option<Bytes>,
+    pub content_type: Option<Bytes>,
+    pub correlation_id: Option<Bytes>,
+    pub reply_to: Option<Bytes>,
+    pub app_id: Option<Arc<str>>,
+    pub on_unroutable: OnUnroutable,
+}
+
+/// What it means that no queue is bound for a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnUnroutable {
+    /// The destination is not ready: the message and its key wait.
+    #[default]
+    Block,
+    /// The message is at fault.
+    DeadLetter,
+    /// An event nobody subscribes to may be legal: it counts as delivered.
+    Accept,
 }
 
 impl Record {
@@ -50,6 +104,12 @@ impl Record {
         let headers: usize =
             self.headers.iter().map(|h| h.name.len() + h.value.as_ref().map_or(0, Bytes::len)).sum();
         headers + self.key.as_ref().map_or(0, Bytes::len) + self.body.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// How a message that no queue takes is judged.
+    #[must_use]
+    pub fn on_unroutable(&self) -> OnUnroutable {
+        self.properties.as_ref().map_or_else(OnUnroutable::default, |properties| properties.on_unroutable)
     }
 }
 

@@ -12,7 +12,7 @@ use std::thread;
 use serde::Serialize;
 
 use super::inbox::Inbox;
-use super::{Destination, ErrorType, Failure, Fault, Record, Shipment, Sink, SinkEvent, Token};
+use super::{ErrorType, Failure, Fault, Record, Shipment, Sink, SinkEvent, Token};
 use crate::message::RowRef;
 
 /// Lines on standard output, or on any other writer.
@@ -170,9 +170,8 @@ fn write_batch(output: &mut impl Write, batch: &[Shipment]) -> Result<(), Failur
 }
 
 fn write_line(lines: &mut Vec<u8>, record: &Record) {
-    let Destination::Topic(topic) = &record.destination;
     let line = Line {
-        topic,
+        topic: record.destination.name(),
         key: record.key.as_deref().map(Value::new),
         headers: record.headers.iter().map(|h| (&*h.name, h.value.as_deref().map(Value::new))).collect(),
         timestamp: record.timestamp_ms,
@@ -228,7 +227,7 @@ mod tests {
 
     use super::*;
     use crate::message::Header;
-    use crate::sink::Outcome;
+    use crate::sink::{Destination, Outcome};
 
     fn record(body: Option<&'static [u8]>) -> Record {
         Record {
@@ -240,6 +239,7 @@ mod tests {
             ],
             body: body.map(Bytes::from_static),
             timestamp_ms: Some(1_700_000_000_123),
+            properties: None,
         }
     }
 

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::config;
 use crate::message::{Position, RowId, RowRef, Timestamp};
+use crate::sink::Destination;
 
 const READ: &str = "could not read the outbox";
 const MARK: &str = "could not mark rows delivered";
@@ -277,10 +278,10 @@ impl Poll {
             KeyKind::Bytes => query.bind(lanes.iter().map(|lane| lane.key.to_vec()).collect::<Vec<_>>()),
             KeyKind::Text => query.bind(lanes.iter().map(|lane| utf8(&lane.key)).collect::<Vec<_>>()),
         };
-        let destinations = lanes.iter().map(|lane| lane.destination.as_ref().map(ToString::to_string));
+        let destinations = lanes.iter().map(|lane| lane.destination.as_ref().map(Destination::identity));
         query
             .bind(destinations.collect::<Vec<_>>())
-            .bind(fetch.skip.destinations.iter().map(ToString::to_string).collect::<Vec<_>>())
+            .bind(fetch.skip.destinations.iter().map(Destination::identity).collect::<Vec<_>>())
     }
 }
 

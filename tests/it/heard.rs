@@ -77,6 +77,7 @@ pub(crate) fn shipment(number: u64, destination: &str, timestamp_ms: Option<i64>
         headers: Vec::new(),
         body: Some(bytes::Bytes::from_static(b"0123456789")),
         timestamp_ms,
+        properties: None,
     };
     Shipment { token: Token(1 << 32 | number), record: Arc::new(record) }
 }

@@ -45,6 +45,7 @@ pub(crate) fn record(destination: &Destination, key: &str, body: &str) -> Record
         headers: vec![Header { name: "id".into(), value: Some(Bytes::copy_from_slice(body.as_bytes())) }],
         body: Some(Bytes::copy_from_slice(body.as_bytes())),
         timestamp_ms: Some(1_700_000_000_123),
+        properties: None,
     }
 }
 

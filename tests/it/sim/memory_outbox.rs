@@ -224,8 +224,7 @@ fn returned(position: i64, row: &Row, fetch: &Fetch) -> bool {
 }
 
 fn topic(destination: &Destination) -> &str {
-    let Destination::Topic(topic) = destination;
-    topic
+    destination.name()
 }
 
 fn id(position: i64) -> RowId {

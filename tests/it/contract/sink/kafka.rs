@@ -32,8 +32,7 @@ fn sink(brokers: &str) -> KafkaSink {
 }
 
 fn topic_of(destination: &Destination) -> &str {
-    let Destination::Topic(topic) = destination;
-    topic
+    destination.name()
 }
 
 /// librdkafka's broker inside the test process.
@@ -183,6 +182,7 @@ fn held(message: &BorrowedMessage<'_>) -> Record {
         headers: message.headers().map(|headers| headers.iter().map(header).collect()).unwrap_or_default(),
         body: message.payload().map(Bytes::copy_from_slice),
         timestamp_ms: message.timestamp().to_millis(),
+        properties: None,
     }
 }
 

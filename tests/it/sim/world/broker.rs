@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_relay::relay::Input;
-use outbox_relay::sink::{
-    Destination, ErrorType, Failure, Fault, Outcome, Record, Shipment, SinkEvent, Token,
-};
+use outbox_relay::sink::{ErrorType, Failure, Fault, Outcome, Record, Shipment, SinkEvent, Token};
 
 use super::writers::DESTINATIONS;
 use super::{Event, WIRE_MILLIS, World, owner};
@@ -111,13 +109,13 @@ impl World {
 
     fn draw_fate(&mut self, record: &Record) -> Fate {
         let weather = self.weather();
-        let Destination::Topic(topic) = &record.destination;
+        let topic = record.destination.name();
         let blocked = |until: &Duration| *until > self.now;
-        if !self.calm() && self.blocked_until.get(&**topic).is_some_and(blocked) {
+        if !self.calm() && self.blocked_until.get(topic).is_some_and(blocked) {
             return Fate::Failed(Fault::Blocked);
         }
         if self.dice.chance(weather.blocked)
-            && let Some(name) = DESTINATIONS.iter().flatten().find(|name| ***name == **topic)
+            && let Some(name) = DESTINATIONS.iter().flatten().find(|name| ***name == *topic)
         {
             let until = self.now + self.dice.millis(50, 1_000);
             self.blocked_until.insert(name, until);

@@ -190,6 +190,7 @@ impl World {
                 headers: vec![Header { name: ID_HEADER.into(), value: Some(id) }],
                 body,
                 timestamp_ms: None,
+                properties: None,
             }))
         };
         Routed { row: message.row, lane, bytes, content, created_at: None }
