@@ -24,7 +24,7 @@ fn boolean_pending(column: &str, not_null: bool) -> String {
     if not_null { format!("not o.{column}") } else { format!("o.{column} is not true") }
 }
 
-/// Marks the pending ones among the ids in `$1` and returns their ids. Absolute, so it may run twice.
+/// Marks the pending ones among the ids in `$1`. Absolute, so it may run twice.
 ///
 /// `chosen`: an array of ids as SQL; `places`: what both statements need, see the `.sql` files.
 pub(crate) fn settle(mark: &Mark, chosen: &str, places: &[(&str, &str)]) -> Statement {

@@ -1,7 +1,6 @@
 -- Deletes delivered rows.
 --
--- {table} {id}: quoted names; {pending}: predicate on o; {returned}: the id as it is read
+-- {table} {id}: quoted names; {pending}: predicate on o
 -- {chosen}: an array of ids: those of $1, or those of them that nobody else has locked
 delete from {table} as o
-where o.{id} = any({chosen}) and {pending}
-returning {returned};
+where o.{id} = any({chosen}) and {pending};
