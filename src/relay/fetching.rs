@@ -151,19 +151,22 @@ impl Relay {
     fn take_in(&mut self, now: Duration, read: &Outstanding, batch: Batch<Routed>) {
         self.fetch_failures = 0;
         self.reading.learn(batch.highest, batch.writers);
-        self.update_gaps(read);
         let last = batch.messages.last().map(|routed| routed.row.position).filter(|_| batch.cut);
+        let whole = self.update_gaps(read);
         let mut admitted = 0_usize;
         for routed in batch.messages {
             admitted += usize::from(self.admit(routed));
         }
         self.reading.advance(read, last);
         self.forget_held_rows(read, last);
+        for lane in whole {
+            self.forget_lane_of_none(lane, read, last);
+        }
         self.pace(now, admitted > 0, batch.cut);
     }
 
-    /// Notes what the read passed over, and closes the gaps it has shown whole.
-    fn update_gaps(&mut self, read: &Outstanding) {
+    /// Notes what the read passed over, and closes the gaps it has shown whole. Returns the lanes among them.
+    fn update_gaps(&mut self, read: &Outstanding) -> Vec<u32> {
         let first = Position(read.after.0.saturating_add(1));
         let number = self.reading.number();
         let mut passed_over = BTreeSet::new();
@@ -182,11 +185,12 @@ impl Relay {
         }
         let rules = self.rules;
         let candidates: Vec<u32> = self.gapped_lanes.difference(&passed_over).copied().collect();
+        let mut whole = Vec::new();
         for lane in candidates {
-            let closed = self.lanes[lane].closed_until.is_some();
-            if !closed && self.lanes[lane].gap.is_some_and(|gap| gap.closed_by(read, rules)) {
-                self.lanes[lane].gap = None;
+            let state = &mut self.lanes[lane];
+            if state.closed_until.is_none() && state.gap.take_if(|gap| gap.closed_by(read, rules)).is_some() {
                 self.gapped_lanes.remove(&lane);
+                whole.push(lane);
             }
         }
         let candidates: Vec<u32> = self.gapped_outlets.difference(&passed_over_outlets).copied().collect();
@@ -196,6 +200,7 @@ impl Relay {
                 self.gapped_outlets.remove(&outlet);
             }
         }
+        whole
     }
 
     /// Lets a row into the hand, or notes that its lane lost it. Returns whether it entered.
@@ -291,16 +296,31 @@ impl Relay {
     }
 
     pub(super) fn forget_if_idle(&mut self, lane: Option<u32>, outlet: u32) {
-        if let Some(lane) = lane
-            && self.lanes[lane].idle()
-        {
+        if let Some(lane) = lane {
+            self.forget_lane_if_idle(lane);
+        }
+        if self.outlets.get_mut(outlet).is_some_and(|outlet| outlet.idle()) {
+            self.outlets.leave(outlet);
+        }
+    }
+
+    /// A read that closed a lane's gap brought none of its rows. The message that once closed the lane is
+    /// gone too if the read would have shown it: the application took it back.
+    fn forget_lane_of_none(&mut self, lane: u32, read: &Outstanding, last: Option<Position>) {
+        let shows = |position: Position| read.after < position && last.is_none_or(|last| last >= position);
+        let Some(state) = self.lanes.get_mut(lane) else { return };
+        let known = state.trouble.as_ref().is_none_or(|trouble| shows(trouble.position));
+        if known && !read.passed_over(self.lanes.key(lane).destination.as_ref()) {
+            self.forget_lane_if_idle(lane);
+        }
+    }
+
+    fn forget_lane_if_idle(&mut self, lane: u32) {
+        if self.lanes.get_mut(lane).is_some_and(|lane| lane.idle()) {
             self.forget_trouble(lane);
             self.closed_lanes.remove(&lane);
             self.full_lanes.remove(&lane);
             self.lanes.leave(lane);
-        }
-        if self.outlets.get_mut(outlet).is_some_and(|outlet| outlet.idle()) {
-            self.outlets.leave(outlet);
         }
     }
 

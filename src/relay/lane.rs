@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::hand::Load;
 use super::reading::Gap;
-use crate::message::RowId;
+use crate::message::{Position, RowId, RowRef};
 
 #[derive(Debug, Default)]
 pub(super) struct Lane {
@@ -37,6 +37,7 @@ pub(super) struct Lane {
 #[derive(Debug)]
 pub(super) struct Trouble {
     pub(super) id: RowId,
+    pub(super) position: Position,
     pub(super) tries: u32,
 }
 
@@ -50,13 +51,13 @@ impl Lane {
             && self.gap.is_none()
     }
 
-    /// Counts another failure of `id` and says how many it has had.
-    pub(super) fn count_failure(&mut self, id: &RowId) -> u32 {
+    /// Counts another failure of `head` and says how many it has had.
+    pub(super) fn count_failure(&mut self, head: &RowRef) -> u32 {
         let tries = match &self.trouble {
-            Some(trouble) if trouble.id == *id => trouble.tries.saturating_add(1),
+            Some(trouble) if trouble.id == head.id => trouble.tries.saturating_add(1),
             _ => 1,
         };
-        self.trouble = Some(Trouble { id: id.clone(), tries });
+        self.trouble = Some(Trouble { id: head.id.clone(), position: head.position, tries });
         tries
     }
 }

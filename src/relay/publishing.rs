@@ -60,8 +60,9 @@ impl Relay {
                 return None;
             }
         };
+        let share = Limits::outlet_share(self.limits.in_flight);
         let outlet = &mut self.outlets[outlet];
-        if !outlet.in_flight.below(Limits::outlet_share(self.limits.in_flight)) {
+        if !outlet.in_flight.below(share) {
             outlet.waiting.push_back(next);
             if let Some(lane) = lane {
                 self.lanes[lane].listed = true;
@@ -70,6 +71,12 @@ impl Relay {
         }
         outlet.ready.remove(bytes);
         outlet.in_flight.add(bytes);
+        // A large row makes room for many small ones: each that goes lets the next one try.
+        if outlet.in_flight.below(share)
+            && let Some(waiting) = outlet.waiting.pop_front()
+        {
+            self.next.push_front(waiting);
+        }
         let token = self.hand.send(number);
         self.gate.sent(now);
         if let Some(lane) = lane {
@@ -299,7 +306,7 @@ impl Relay {
             self.forget_trouble(lane);
         }
         let state = &mut self.lanes[lane];
-        let tries = state.count_failure(&head.id);
+        let tries = state.count_failure(head);
         let again_in = self.limits.backoff.pause(tries - 1, draw);
         state.closed_until = Some(now + again_in);
         state.full = false;

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 mod books;
 mod contract;
+mod decisions;
 mod dice;
 pub mod fakes;
 pub mod memory_broker;
