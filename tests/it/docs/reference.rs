@@ -141,7 +141,7 @@ pub fn keys_of(toml: &str) -> Vec<String> {
 
 /// Whether there is such a key, such a table, or a table that takes any name.
 pub fn is_known(key: &str, known: &BTreeSet<String>) -> bool {
-    let open = ["outbox.header_columns", "sink.kafka.properties"];
+    let open = ["outbox.header_columns", "sink.kafka.properties", "route.when"];
     let beneath = |table: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
     known.contains(key)
         || open.into_iter().any(beneath)
