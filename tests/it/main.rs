@@ -10,6 +10,7 @@
 mod admin;
 mod config;
 mod contract;
+mod docs;
 mod e2e;
 mod heard;
 mod log;

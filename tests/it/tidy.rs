@@ -240,12 +240,12 @@ fn read(file: &Path) -> String {
 }
 
 /// A file's path within the project.
-fn name(file: &Path) -> String {
+pub(crate) fn name(file: &Path) -> String {
     file.strip_prefix(root()).expect("it is below the root").to_string_lossy().into_owned()
 }
 
 /// The files below `directory`, without what is built or belongs to a tool.
-fn files(directory: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
+pub(crate) fn files(directory: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).expect("the directory can be read").flatten() {
         let path = entry.path();
@@ -260,6 +260,6 @@ fn files(directory: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
     found
 }
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }

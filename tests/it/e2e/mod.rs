@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests live in the world, with a clock")]
 
+mod consumers;
 mod crash;
 mod database;
 mod delivery;
@@ -12,3 +13,4 @@ mod outage;
 mod stage;
 mod stopping;
 mod surface;
+mod writing;
