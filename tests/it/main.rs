@@ -10,10 +10,12 @@
 mod admin;
 mod config;
 mod contract;
+mod deploy;
 mod e2e;
 mod heard;
 mod log;
 mod metrics;
 mod sim;
+mod supervisor;
 mod support;
 mod tidy;
