@@ -10,7 +10,7 @@
 //! * [`sink`]: the broker
 //! * [`pump`]: the only loop, carrying the relay's actions out and their results back
 //! * [`metrics`], [`log`], [`status`] and [`admin`]: what can be seen of it, by the [`clock`] of the
-//!   machine and with one notion of [`health`]
+//!   machine and with one notion of [`health`]; [`supervisor`] tells the service manager
 //! * [`config`] and [`cli`]: what can be asked of it
 //! * [`run`]: puts the parts together
 //!
@@ -33,3 +33,4 @@ pub mod run;
 pub mod sink;
 pub mod source;
 pub mod status;
+pub mod supervisor;

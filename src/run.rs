@@ -25,6 +25,7 @@ use crate::source::migrate::{migrate, print_sql, uninstall_sql};
 use crate::source::poll::{Poll, PollSettings};
 use crate::source::{SourceError, SourceErrorKind};
 use crate::status::{Board, Reporter};
+use crate::supervisor::Supervisor;
 
 /// Why a command ended early: what to tell people, and how the process exits.
 #[derive(Debug, thiserror::Error)]
@@ -138,10 +139,14 @@ async fn relay_into(
     let shown = Shown { page: meter.page(), board: Arc::clone(&board) };
     // Before anything else: probes are answered while the database and the broker are still away.
     let pages = admin::serve(config.metrics.listen, config.admin.listen, shown).await?;
+    let supervisor = Supervisor::start(Arc::clone(&board));
     let mut observers: Vec<Box<dyn Observer>> =
         vec![Box::new(meter), Box::new(Chronicle::new(pipeline)), Box::new(Reporter::new(board))];
     let relay = Relay::new(limits(config), Rules::default(), rand::rngs::OsRng.unwrap_err().next_u64());
     let exit = pump(relay, source, &mut sink, &mut route, &mut observers, &mut signals).await;
+    if let Some(supervisor) = supervisor {
+        supervisor.close().await;
+    }
     sink.close().await;
     pages.close().await;
     Ok(match exit {

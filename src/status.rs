@@ -173,6 +173,45 @@ impl Board {
     }
 }
 
+impl Status {
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The page in a line, for displays that have no more room.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut line = self.role.phrase().to_owned();
+        let mut add = |part: &str| line.extend([", ", part]);
+        if self.database_up == Some(false) {
+            add("database out");
+        }
+        if self.broker_up == Some(false) {
+            add("broker out");
+        }
+        if self.role == Role::Leader {
+            add(&self.lag_seconds.map_or("lag unknown".into(), |lag| format!("lag {lag:.1} s")));
+        }
+        if self.held_messages > 0 {
+            add(&format!("{} messages held", self.held_messages));
+        }
+        line
+    }
+}
+
+impl Role {
+    const fn phrase(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Standby => "standing by",
+            Self::Leader => "relaying",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 impl Notes {
     fn role(&self) -> Role {
         match self.view {
