@@ -143,6 +143,28 @@ pub struct Route {
     pub key_header: Option<String>,
     /// What messages to an exchange say their body is, unless the row says so.
     pub content_type: Option<String>,
+    pub format: Format,
+}
+
+/// `format` and `envelope_fields`: how key, body and header values are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Format {
+    /// As they are stored.
+    Raw,
+    /// Header values as JSON strings.
+    Plain,
+    /// All of them as JSON strings.
+    JsonString,
+    /// The same, with the body in an object beside these fields, which are not sent as headers.
+    Envelope(Vec<EnvelopeField>),
+}
+
+/// A field of an envelope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvelopeField {
+    /// A place of a template, or `created_at`.
+    pub place: String,
+    pub name: String,
 }
 
 /// How a row goes to its broker: keys of `[route]` that `[[route.when]]` may override.

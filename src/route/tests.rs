@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::destination::KEPT_MAX;
 use super::*;
 use crate::config::{ColumnName, Columns, Mark, Ordering, Outbox, TableName};
@@ -51,6 +53,7 @@ fn to(target: config::Target) -> config::Route {
         kind_header: Some("outbox-kind".to_owned()),
         key_header: Some("outbox-key".to_owned()),
         content_type: None,
+        format: config::Format::Raw,
     }
 }
 
@@ -459,4 +462,303 @@ fn a_reply_to_that_would_close_the_channel_is_a_permanent_failure() {
     row.headers[3] = header("reply-to", Some("amq.rabbitmq.reply-to"));
     let mut route = Route::new(&to_exchange("e", ""), &outbox_of_requests(), Ordering::Key).expect("a route");
     assert!(failure(route.apply(row)).reason.contains("reply-to"));
+}
+
+fn rule(conditions: &[(&str, &str)], target: config::Target) -> config::Rule {
+    let glob = |text: &str| Glob::parse(text).expect("a pattern");
+    let conditions = conditions.iter().map(|(place, text)| ((*place).to_owned(), glob(text))).collect();
+    config::Rule { conditions, way: way(target) }
+}
+
+fn exchange(exchange: &str, routing_key: &str) -> config::Target {
+    config::Target::Exchange { exchange: template(exchange), routing_key: template(routing_key) }
+}
+
+fn destination_of(route: &mut Route, row: Message) -> String {
+    route
+        .apply(row)
+        .content
+        .map_or_else(|failure| failure.to_string(), |record| record.destination.to_string())
+}
+
+#[test]
+fn commands_go_to_the_exchange_of_their_queue_and_events_to_a_topic_exchange() {
+    let mut config = to_exchange("events", "{destination}.{kind}");
+    config.when =
+        vec![rule(&[("kind", "Ship*"), ("destination", "orders")], exchange("commands", "{destination}"))];
+    let mut route = made(&config);
+    for (kind, destination, expected) in [
+        ("ShipOrder", "orders", "commands:orders"),
+        ("OrderShipped", "orders", "events:orders.OrderShipped"),
+        ("ShipOrder", "returns", "events:returns.ShipOrder"),
+    ] {
+        let mut row = message();
+        (row.kind, row.destination) = (Some(bytes(kind)), Some(bytes(destination)));
+        assert_eq!(destination_of(&mut route, row), expected);
+    }
+    assert_eq!(route.fixed_destinations(), []);
+}
+
+#[test]
+fn the_first_rule_a_row_meets_decides_and_null_meets_none() {
+    let to = |topic: &str| config::Target::Topic(template(topic));
+    let mut config = config("rest");
+    config.when = vec![
+        rule(&[("tenant", "acme")], to("first")),
+        rule(&[("id", "7")], to("second")),
+        rule(&[("key", "*")], to("third")),
+    ];
+    let mut route = made(&config);
+    let mut row = message();
+    assert_eq!(destination_of(&mut route, row.clone()), "first");
+    row.headers = vec![header("tenant", Some("acme")), header("tenant", None)];
+    assert_eq!(destination_of(&mut route, row.clone()), "second");
+    row.row.id = RowId::Text("8".into());
+    assert_eq!(destination_of(&mut route, row.clone()), "third");
+    row.key = None;
+    assert_eq!(destination_of(&mut route, row), "rest");
+    assert_eq!(route.fixed_destinations().len(), 4);
+}
+
+#[test]
+fn a_rule_has_its_own_word_on_what_nobody_takes() {
+    let mut config = to_exchange("events", "r");
+    config.when = vec![rule(&[("kind", "*")], exchange("events", "r"))];
+    config.when[0].way.on_unroutable = OnUnroutable::Accept;
+    let (record, _) = properties(made(&config).apply(message()));
+    assert_eq!(record.on_unroutable(), OnUnroutable::Accept);
+}
+
+#[test]
+fn rules_in_sql_are_cases() {
+    let mut config = to_exchange("events", "{kind}");
+    config.when = vec![rule(&[("kind", "it's_*"), ("key", "a")], exchange("c", ""))];
+    let sql = made(&config).destination_sql(|name| format!("o.{name}"));
+    assert_eq!(
+        sql,
+        r#"(case when (o.kind) collate "C" like 'it''s\_%' escape '\' and (o.key) collate "C" like 'a' escape '\' then (('c'::text) || chr(31) || (''::text)) else (('events'::text) || chr(31) || (o.kind)) end)"#
+    );
+}
+
+#[test]
+fn a_row_reaches_only_what_is_allowed() {
+    let allow =
+        |patterns: &[&str]| patterns.iter().map(|text| Glob::parse(text).expect("a pattern")).collect();
+    let mut config = config("{destination}");
+    config.allow = allow(&["orders", "audit.*"]);
+    let mut route = made(&config);
+    let mut row = message();
+    assert_eq!(destination_of(&mut route, row.clone()), "orders");
+    row.destination = Some(bytes("salaries"));
+    for _ in 0..2 {
+        let failure = failure(route.apply(row.clone()));
+        assert_eq!(failure.error_type, ErrorType::InvalidRecord);
+        assert_eq!(&*failure.reason, "the destination \"salaries\" is not among those of route.allow");
+    }
+
+    let mut config = to_exchange("{destination}", "{kind}");
+    config.allow = allow(&["events", "orders:Ship*"]);
+    let mut route = made(&config);
+    let mut row = message();
+    assert_eq!(destination_of(&mut route, row.clone()), "orders:Shipped");
+    row.kind = Some(bytes("Lost"));
+    assert!(destination_of(&mut route, row.clone()).contains("route.allow"));
+    row.destination = Some(bytes("events"));
+    assert_eq!(destination_of(&mut route, row), "events:Lost");
+}
+
+#[test]
+fn a_row_gives_the_broker_no_orders() {
+    let to_topic = ["Outbox-Id", "outbox-kind", "outbox-key", "__TypeId__", "__x", "relay-null", "Relay-x"];
+    let to_exchange_too = ["CC", "bcc", "user_id", "Expiration", "x-delay", "X-death"];
+    for (name, both) in
+        to_topic.iter().map(|it| (it, true)).chain(to_exchange_too.iter().map(|it| (it, false)))
+    {
+        let mut row = message();
+        row.headers[0] = header(name, Some("hostile"));
+        let failed = failure(made(&to_exchange("e", "")).apply(row.clone()));
+        assert_eq!(failed.error_type, ErrorType::InvalidRecord);
+        assert!(failed.reason.contains(name), "{failed}");
+        assert_eq!(route("{destination}").apply(row).content.is_err(), both, "{name}");
+    }
+}
+
+#[test]
+fn what_a_row_may_not_set_the_mapping_may() {
+    let mut outbox = outbox();
+    outbox.columns.to_headers = BTreeMap::from([("x-delay".to_owned(), ColumnName("delay".to_owned()))]);
+    let mut route = Route::new(&to_exchange("e", ""), &outbox, Ordering::Key).expect("a route");
+    let mut row = message();
+    row.headers = vec![header("x-delay", Some("5000"))];
+    let (record, _) = properties(route.apply(row));
+    assert_eq!(record.headers[1], header("x-delay", Some("5000")));
+}
+
+#[test]
+fn a_header_without_a_usable_name_is_a_permanent_failure() {
+    for (name, rule) in [("", "empty"), (&*"x".repeat(256), "longer"), ("a\r\nb", "control")] {
+        let mut row = message();
+        row.headers[0] = header(name, None);
+        let reason = failure(route("{destination}").apply(row)).reason;
+        assert!(reason.contains(rule), "{reason}");
+    }
+}
+
+fn formatted(format: config::Format) -> Route {
+    let mut config = config("{destination}");
+    config.format = format;
+    made(&config)
+}
+
+#[test]
+fn a_format_quotes_what_is_sent_and_not_what_order_is_kept_by() {
+    let mut row = message();
+    row.payload = Payload::Null;
+    let routed = formatted(config::Format::JsonString).apply(row.clone());
+    assert_eq!(routed.lane.expect("a lane").key, bytes("customer-1"));
+    let record = routed.content.expect("a record");
+    assert_eq!(
+        (record.key.clone(), record.body.clone()),
+        (Some(bytes("\"customer-1\"")), Some(bytes("null")))
+    );
+    assert_eq!(record.headers[0].value, Some(bytes("\"7\"")));
+
+    row.headers[1].value = None;
+    let record = formatted(config::Format::Plain).apply(row).content.expect("a record");
+    assert_eq!((record.key.clone(), record.body.clone()), (Some(bytes("customer-1")), None));
+    assert_eq!(record.headers[3], header("tenant", None));
+}
+
+#[test]
+fn an_envelope_takes_its_fields_out_of_the_headers() {
+    let field =
+        |place: &str, name: &str| config::EnvelopeField { place: place.to_owned(), name: name.to_owned() };
+    let fields = vec![field("tenant", "for \"whom\""), field("id", "id"), field("created_at", "when")];
+    let mut row = message();
+    row.created_at = None;
+    let record = formatted(config::Format::Envelope(fields)).apply(row).content.expect("a record");
+    let expected = r#"{"payload":"{}","for \"whom\"":"acme","id":"7","when":null}"#;
+    assert_eq!(record.body, Some(bytes(expected)));
+    let names: Vec<_> = record.headers.iter().map(|header| &*header.name).collect();
+    assert_eq!(names, ["outbox-id", "outbox-kind", "trace"]);
+}
+
+#[test]
+fn what_is_no_text_or_grows_too_large_as_json_is_a_permanent_failure() {
+    let mut row = message();
+    row.payload = Payload::Stored(Bytes::from_static(b"\xff"));
+    assert!(
+        failure(formatted(config::Format::JsonString).apply(row)).reason.contains("its payload is not UTF-8")
+    );
+    let mut row = message();
+    row.payload = Payload::Stored(Bytes::from(vec![b'"'; 1_000_000]));
+    assert_eq!(failure(formatted(config::Format::JsonString).apply(row)).error_type, ErrorType::TooLarge);
+}
+
+fn any_bytes() -> impl Strategy<Value = Option<Bytes>> {
+    let text = prop_oneof![any::<String>(), "[a-z._:-]{0,9}", "(x{300}|\\*|__a|CC|x-y|relay-z|\u{1f}|)"];
+    let large = (0..80_000_usize).prop_map(|length| vec![b'"'; length]);
+    let bytes = prop_oneof![
+        6 => text.prop_map(String::into_bytes),
+        1 => prop::collection::vec(any::<u8>(), 0..40),
+        1 => large
+    ];
+    prop::option::weighted(0.9, bytes.prop_map(Bytes::from))
+}
+
+prop_compose! {
+    fn any_message()(
+        id in prop_oneof![any::<i64>().prop_map(RowId::Int), any::<String>().prop_map(|id| RowId::Text(id.into()))],
+        key in any_bytes(),
+        kind in any_bytes(),
+        destination in any_bytes(),
+        headers in prop::collection::vec((prop_oneof![any::<String>(), "[a-zA-Z_-]{0,8}"], any_bytes()), 0..70),
+        payload in prop_oneof![
+            any_bytes().prop_map(|bytes| bytes.map_or(Payload::Null, Payload::Stored)),
+            any::<u64>().prop_map(Payload::Oversize)
+        ],
+        created_at in prop::option::of(any::<i64>().prop_map(Timestamp)),
+    ) -> Message {
+        let headers = headers.into_iter().map(|(name, value)| Header { name: name.into(), value }).collect();
+        let row = RowRef { id, position: Position(1) };
+        Message { row, key, kind, destination, headers, payload, created_at, malformed: None }
+    }
+}
+
+fn every_kind_of_route() -> Vec<Route> {
+    let envelope = vec![config::EnvelopeField { place: "kind".to_owned(), name: "type".to_owned() }];
+    let formats = [
+        config::Format::Raw,
+        config::Format::Plain,
+        config::Format::JsonString,
+        config::Format::Envelope(envelope),
+    ];
+    let targets = [
+        config("{destination}"),
+        config("t"),
+        to_exchange("{destination}", "{kind}.{id}"),
+        to_exchange("e", ""),
+    ];
+    let mut routes = Vec::new();
+    for (format, mut config) in
+        formats.iter().flat_map(|format| targets.iter().cloned().map(move |it| (format, it)))
+    {
+        config.format = format.clone();
+        config.when = vec![rule(&[("kind", "*a*b*"), ("tenant", "*")], config.rest.target.clone())];
+        routes.push(Route::new(&config, &outbox_of_requests(), Ordering::Key).expect("a route"));
+    }
+    routes
+}
+
+fn is_within_limits(record: &Record) -> bool {
+    let short = |value: &Option<Bytes>| {
+        value.as_ref().is_none_or(|value| value.len() <= 255 && std::str::from_utf8(value).is_ok())
+    };
+    let names = match &record.destination {
+        Destination::Topic(topic) => name::check_topic(topic).is_ok() && record.properties.is_none(),
+        Destination::Exchange { exchange, routing_key } => {
+            let properties = record.properties.as_ref().expect("an exchange's record has them");
+            name::check_exchange(exchange).is_ok()
+                && name::check_routing_key(routing_key).is_ok()
+                && short(&Some(properties.message_id.clone()))
+                && [
+                    &properties.kind,
+                    &properties.content_type,
+                    &properties.correlation_id,
+                    &properties.reply_to,
+                ]
+                .into_iter()
+                .all(short)
+        }
+    };
+    let size = |header: &Header| header.value.as_ref().map_or(0, Bytes::len);
+    let sizes: usize = record.headers.iter().map(|header| header.name.len() + size(header)).sum();
+    names
+        && record.headers.len() <= HEADERS_MAX
+        && sizes <= HEADER_BYTES_MAX
+        && record
+            .headers
+            .iter()
+            .all(|it| headers::check_name(&it.name).is_ok() && size(it) <= HEADER_VALUE_BYTES_MAX)
+        && record.body.as_ref().is_none_or(|body| body.len() <= outbox().message_bytes_max)
+}
+
+proptest! {
+    #[test]
+    fn no_row_whatsoever_makes_a_route_panic_or_go_past_a_limit(row in any_message()) {
+        for mut route in every_kind_of_route() {
+            let routed = route.apply(row.clone());
+            match &routed.content {
+                Ok(record) => {
+                    prop_assert!(is_within_limits(record), "{:?}", record);
+                    let lane = routed.lane.as_ref().map(|lane| lane.destination.as_ref());
+                    prop_assert!(lane.is_none_or(|destination| destination == Some(&record.destination)));
+                }
+                Err(failure) => {
+                    prop_assert_eq!(failure.fault, Fault::Permanent);
+                    prop_assert!(failure.reason.len() < 400 && !failure.reason.chars().any(char::is_control));
+                }
+            }
+        }
+    }
 }

@@ -12,3 +12,4 @@ mod outage;
 mod stage;
 mod stopping;
 mod surface;
+mod tables;

@@ -147,6 +147,7 @@ fn route() -> Route {
         kind_header: None,
         key_header: None,
         content_type: None,
+        format: config::Format::Raw,
     };
     Route::new(&route, &outbox, config::Ordering::Key).expect("a route")
 }
