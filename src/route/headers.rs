@@ -181,7 +181,7 @@ impl Headers {
     fn reserves(&self, name: &str) -> bool {
         self.reserved.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
             || name.starts_with("__")
-            || begins(name, "relay-")
+            || is_relays(name)
             || self.amqp
                 && (begins(name, "x-") || AMQP_RESERVED.iter().any(|it| it.eq_ignore_ascii_case(name)))
     }
@@ -196,6 +196,11 @@ fn enveloped(format: &config::Format) -> Vec<Arc<str>> {
 
 fn begins(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// Names that are kept for the relay, whatever it comes to say.
+pub(super) fn is_relays(name: &str) -> bool {
+    begins(name, "relay-")
 }
 
 /// What any header may be called, whoever sets it: the rule it breaks, to be read after it.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::destination::is_allowed_to_some;
 use super::format::CREATED_AT;
-use super::headers::check_name;
+use super::headers::{check_name, is_relays};
 use super::name;
 use super::row::{PLACES, is_mapped};
 use super::template::{Part, Template};
@@ -183,6 +183,12 @@ impl Finder<'_> {
             let key = format!("outbox.header_columns.{header}");
             if let Err(rule) = check_name(header) {
                 self.report(key, rule, "write the name of a header");
+            } else if is_relays(header) {
+                self.report(
+                    key,
+                    "begins with \"relay-\", as only the relay's headers do",
+                    "write another name",
+                );
             } else if own.iter().any(|(_, name)| name.eq_ignore_ascii_case(header)) {
                 let hint = "remove it, or rename route.id_header, route.kind_header or route.key_header";
                 self.report(key, "is a header the relay writes itself", hint);

@@ -386,6 +386,22 @@ fn columns_that_amqp_has_properties_for_are_lifted_out_of_the_headers() {
 }
 
 #[test]
+fn a_rows_own_header_is_never_lifted() {
+    let mut outbox = outbox();
+    outbox.columns.to_headers.insert(CORRELATION_ID.to_owned(), ColumnName("c".to_owned()));
+    let mut route = Route::new(&to_exchange("e", ""), &outbox, Ordering::Key).expect("a route");
+    let mut row = request();
+    row.headers = vec![
+        header("reply-to", Some("own")),
+        header("correlation-id", Some("c-1")),
+        header("tenant", Some("acme")),
+    ];
+    let (record, properties) = properties(route.apply(row));
+    assert_eq!((properties.reply_to, properties.correlation_id), (None, Some(bytes("c-1"))));
+    assert_eq!(record.headers[1..], [header("reply-to", Some("own")), header("tenant", Some("acme"))]);
+}
+
+#[test]
 fn to_a_topic_the_same_columns_are_headers() {
     let mut route =
         Route::new(&config("{destination}"), &outbox_of_requests(), Ordering::Key).expect("a route");
@@ -636,7 +652,12 @@ fn an_envelope_takes_its_fields_out_of_the_headers() {
     let fields = vec![field("tenant", "for \"whom\""), field("id", "id"), field("created_at", "when")];
     let mut row = message();
     row.created_at = None;
-    let record = formatted(config::Format::Envelope(fields)).apply(row).content.expect("a record");
+    let mut config = config("{destination}");
+    config.format = config::Format::Envelope(fields);
+    let mut outbox = outbox();
+    outbox.columns.created_at = column("at");
+    let mut route = Route::new(&config, &outbox, Ordering::Key).expect("a route");
+    let record = route.apply(row).content.expect("a record");
     let expected = r#"{"payload":"{}","for \"whom\"":"acme","id":"7","when":null}"#;
     assert_eq!(record.body, Some(bytes(expected)));
     let names: Vec<_> = record.headers.iter().map(|header| &*header.name).collect();
@@ -672,14 +693,18 @@ prop_compose! {
         key in any_bytes(),
         kind in any_bytes(),
         destination in any_bytes(),
-        headers in prop::collection::vec((prop_oneof![any::<String>(), "[a-zA-Z_-]{0,8}"], any_bytes()), 0..70),
+        own in prop::collection::vec((prop_oneof![any::<String>(), "[a-zA-Z_-]{0,8}"], any_bytes()), 0..70),
+        mapped in prop::array::uniform4(any_bytes()),
         payload in prop_oneof![
             any_bytes().prop_map(|bytes| bytes.map_or(Payload::Null, Payload::Stored)),
             any::<u64>().prop_map(Payload::Oversize)
         ],
         created_at in prop::option::of(any::<i64>().prop_map(Timestamp)),
     ) -> Message {
-        let headers = headers.into_iter().map(|(name, value)| Header { name: name.into(), value }).collect();
+        // Mapped columns come last and always, by name.
+        let names = [CONTENT_TYPE, CORRELATION_ID, REPLY_TO, "tenant"].map(str::to_owned);
+        let headers = own.into_iter().chain(names.into_iter().zip(mapped));
+        let headers = headers.map(|(name, value)| Header { name: name.into(), value }).collect();
         let row = RowRef { id, position: Position(1) };
         Message { row, key, kind, destination, headers, payload, created_at, malformed: None }
     }

@@ -498,6 +498,7 @@ fn what_only_breaks_together_is_found() {
         ("route.kind_header", "outbox-id", "route.kind_header"),
         ("route.key_header", "Outbox-Kind", "route.key_header"),
         ("outbox.header_columns.outbox-id", "id", "outbox.header_columns.outbox-id"),
+        ("outbox.header_columns.relay-null", "id", "outbox.header_columns.relay-null"),
         ("admin.listen", "127.0.0.1:9717", "admin.listen"),
     ] {
         let problems = Given::minimal().flag(key, value).problems();

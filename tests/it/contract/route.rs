@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::support::services::Services;
 
-const ROUTES: usize = 60;
+const ROUTES: usize = 250;
 const ROWS: usize = 60;
 
 /// Destination, kind, key and a mapped header.
@@ -39,7 +39,7 @@ fn glob() -> impl Strategy<Value = Glob> {
 
 fn template() -> impl Strategy<Value = Template> {
     let part =
-        prop::sample::select(vec!["{destination}", "{kind}", "{key}", "{id}", "{tenant}", "a", ".b", "_"]);
+        prop::sample::select(vec!["{destination}", "{kind}", "{key}", "{id}", "{tenant}", "a", ".b", "_z"]);
     prop::collection::vec(part, 1..4).prop_map(|parts| Template::parse(&parts.concat()).expect("a template"))
 }
 
