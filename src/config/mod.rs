@@ -101,6 +101,12 @@ pub struct Columns {
     pub to_headers: BTreeMap<String, ColumnName>,
 }
 
+/// The key of `[outbox]` that maps a column to this header.
+pub(crate) fn header_key(header: &str) -> String {
+    let named = read::NAMED_HEADERS.iter().find(|(_, named)| *named == header);
+    named.map_or_else(|| format!("header_columns.{header}"), |(key, _)| format!("columns.{key}"))
+}
+
 #[derive(Debug, Clone)]
 pub enum HeaderColumns {
     /// One json or jsonb object of names to values.

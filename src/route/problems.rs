@@ -8,7 +8,8 @@ use super::headers::{check_name, is_relays};
 use super::name;
 use super::row::{PLACES, is_mapped};
 use super::template::{Part, Template};
-use crate::config::{Columns, EnvelopeField, Format, Route, Rule, Target};
+use crate::config::problem::nearest;
+use crate::config::{Columns, EnvelopeField, Format, Route, Rule, Target, header_key};
 use crate::sink::printable;
 
 /// One thing to mend.
@@ -180,7 +181,7 @@ impl Finder<'_> {
 
     fn mapped_headers(&mut self, own: &[(&str, &String)]) {
         for header in self.columns.to_headers.keys() {
-            let key = format!("outbox.header_columns.{header}");
+            let key = format!("outbox.{}", header_key(header));
             if let Err(rule) = check_name(header) {
                 self.report(key, rule, "write the name of a header");
             } else if is_relays(header) {
@@ -229,7 +230,7 @@ fn keys(target: &Target) -> Vec<(&'static str, &Template, Rules)> {
 
 fn unknown_key_hint(place: &str) -> String {
     let keys = ["topic", "exchange", "routing_key", "on_unroutable", "app_id"];
-    match crate::config::problem::nearest(place, keys.into_iter().chain(PLACES)) {
+    match nearest(place, keys.into_iter().chain(PLACES)) {
         Some(meant) => format!("did you mean {meant}?"),
         None => "write kind, destination, key, id or a header named in outbox.header_columns".to_owned(),
     }

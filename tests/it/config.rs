@@ -579,8 +579,7 @@ fn the_preset_of_debezium_leaves_mark_and_order_to_choose() {
     let given = Given::minimal().flag("outbox.preset", "debezium");
     let problems = given.problems();
     let keys: Vec<_> = problems.0.iter().map(|problem| problem.key.as_str()).collect();
-    // Without a mark there is no outbox whose order could be asked for.
-    assert_eq!(keys, ["outbox.mark_column"], "{problems}");
+    assert_eq!(keys, ["outbox.mark_column", "outbox.columns.order"], "{problems}");
     assert!(problems.0[0].hint.contains("mark = \"delete\"") && problems.0[0].hint.contains("add column"));
 
     let given = given.flag("outbox.mark", "delete");

@@ -59,7 +59,8 @@ pub(super) fn outbox(reader: &mut Reader) -> Option<Outbox> {
     Some(Outbox {
         table: table?,
         columns: columns?,
-        mark: mark?,
+        // A missing mark was reported, and is no reason to hide what else is wrong.
+        mark: mark.unwrap_or(Mark::Delete),
         poll_interval: poll_interval?,
         message_bytes_max: message_bytes_max?,
         fetch_rows_max: fetch_rows_max?,

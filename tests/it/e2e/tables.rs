@@ -195,6 +195,33 @@ async fn a_time_without_a_zone_is_read_as_utc_and_a_boolean_is_set() {
 }
 
 #[tokio::test]
+async fn columns_of_a_request_become_headers_and_a_missing_one_is_named_by_its_key() {
+    let ddl = "alter table outbox.message add column correlation uuid, add column answers text";
+    let Some((database, settings)) = open("requests", ddl).await else { return };
+    database
+        .execute(
+            "insert into outbox.message (destination, kind, correlation, headers)
+            values ('orders', 'k', '00000000-0000-4000-8000-000000000001', '{\"own\": 1}')",
+        )
+        .await;
+    let settings = settings
+        .text("outbox.columns.correlation_id", "correlation")
+        .text("outbox.columns.reply_to", "answers");
+    let printed = drained(&database, &settings, "outbox.message where delivered_at is null").await;
+    let id = "00000000-0000-4000-8000-000000000001";
+    assert_eq!(
+        printed[0]["headers"].as_array().expect("headers")[2..],
+        [json!(["own", "1"]), json!(["correlation-id", id]), json!(["reply-to", null]),]
+    );
+
+    let mut relay = settings.text("outbox.columns.reply_to", "answer").run();
+    let log = relay.stderr().clone();
+    let named = async || log.all().iter().any(|line| line.contains("(outbox.columns.reply_to)"));
+    relay.wait_for(PATIENCE, "the key is named", named).await;
+    stop(relay).await;
+}
+
+#[tokio::test]
 async fn rules_send_commands_and_events_different_ways() {
     let Some((database, settings)) = open("rules", "").await else { return };
     database
