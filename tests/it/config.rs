@@ -585,7 +585,7 @@ fn the_preset_of_debezium_leaves_mark_and_order_to_choose() {
     let given = given.flag("outbox.mark", "delete");
     let (key, _, hint) = given.problem();
     assert_eq!(key, "outbox.columns.order");
-    let sql = r#"alter table "outbox" add column outbox_seq bigint generated always as identity"#;
+    let sql = r#"alter table "outbox" add column position bigint generated always as identity"#;
     assert!(hint.contains(sql) && hint.contains("delivery.ordering = \"none\""), "{hint}");
 
     let config = given.flag("delivery.ordering", "none").config();

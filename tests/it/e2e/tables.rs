@@ -118,7 +118,7 @@ async fn debeziums_table_keeps_order_once_it_has_an_order_column() {
     // As the hints of the configuration say.
     database
         .execute(
-            "alter table outbox add column outbox_seq bigint generated always as identity;
+            "alter table outbox add column position bigint generated always as identity;
             alter table outbox add column delivered_at timestamptz;
             insert into outbox (id, aggregatetype, aggregateid, type, payload)
             select gen_random_uuid(), 'order', 'one', 'Placed', to_jsonb(n) from generate_series(1, 300) as n",
@@ -127,7 +127,7 @@ async fn debeziums_table_keeps_order_once_it_has_an_order_column() {
     let settings = settings
         .text("outbox.preset", "debezium")
         .text("outbox.mark_column", "delivered_at")
-        .text("outbox.columns.order", "outbox_seq");
+        .text("outbox.columns.order", "position");
     let printed = drained(&database, &settings, "outbox where delivered_at is null").await;
     let numbers: Vec<String> =
         printed.iter().map(|line| line["payload"].as_str().expect("text").to_owned()).collect();
