@@ -3,9 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::destination::KEPT_MAX;
 use super::*;
 use crate::config::{ColumnName, Columns, Mark, Ordering, Outbox, TableName};
-use crate::message::Position;
+use crate::message::{Header, Position, RowId};
+use crate::sink::OnUnroutable;
+
+mod amqp;
+mod format;
+mod hostile;
+mod rules;
 
 fn column(name: &str) -> Option<ColumnName> {
     Some(ColumnName(name.to_owned()))
@@ -32,16 +39,42 @@ fn outbox() -> Outbox {
     }
 }
 
-fn config(topic: &str) -> config::Route {
+fn template(text: &str) -> Template {
+    Template::parse(text).expect("a template")
+}
+
+fn way(target: config::Target) -> config::Way {
+    config::Way { target, on_unroutable: OnUnroutable::Block, app_id: None }
+}
+
+fn to(target: config::Target) -> config::Route {
     config::Route {
-        topic: Template::parse(topic).expect("a template"),
+        rest: way(target),
+        when: Vec::new(),
+        allow: Vec::new(),
         id_header: "outbox-id".to_owned(),
-        kind_header: "outbox-kind".to_owned(),
+        kind_header: Some("outbox-kind".to_owned()),
+        key_header: Some("outbox-key".to_owned()),
+        content_type: None,
+        format: config::Format::Raw,
     }
 }
 
+fn config(topic: &str) -> config::Route {
+    to(config::Target::Topic(template(topic)))
+}
+
+fn to_exchange(exchange: &str, routing_key: &str) -> config::Route {
+    let (exchange, routing_key) = (template(exchange), template(routing_key));
+    to(config::Target::Exchange { exchange, routing_key })
+}
+
+fn made(config: &config::Route) -> Route {
+    Route::new(config, &outbox(), Ordering::Key).unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
 fn route(topic: &str) -> Route {
-    Route::new(&config(topic), &outbox(), Ordering::Key).expect("a route")
+    made(&config(topic))
 }
 
 fn bytes(text: &'static str) -> Bytes {
@@ -200,9 +233,14 @@ fn headers_have_a_limit_in_number_and_in_bytes() {
     assert_eq!(failure(route("{destination}").apply(row)).error_type, ErrorType::InvalidRecord);
 
     let mut row = message();
-    row.headers = vec![Header { name: "h".into(), value: Some(Bytes::from(vec![0; HEADER_BYTES_MAX - 1])) }];
+    let large = |bytes| Header { name: "h".into(), value: Some(Bytes::from(vec![0; bytes])) };
+    let own = "outbox-id".len() + "7".len() + "outbox-kind".len() + "Shipped".len();
+    let rest = HEADER_BYTES_MAX - HEADER_VALUE_BYTES_MAX - own - 2;
+    row.headers = vec![large(HEADER_VALUE_BYTES_MAX), large(rest)];
     assert!(route("{destination}").apply(row.clone()).content.is_ok());
     row.headers.push(header("h", None));
+    assert_eq!(failure(route("{destination}").apply(row.clone())).error_type, ErrorType::TooLarge);
+    row.headers = vec![large(HEADER_VALUE_BYTES_MAX + 1)];
     assert_eq!(failure(route("{destination}").apply(row)).error_type, ErrorType::TooLarge);
 }
 
@@ -240,13 +278,13 @@ fn equal_topics_share_one_allocation() {
 #[test]
 fn the_names_kept_for_reuse_are_bounded() {
     let mut route = route("{id}");
-    for id in 0..(TOPICS_KEPT_MAX as i64 + 10) {
+    for id in 0..(KEPT_MAX as i64 + 10) {
         let mut row = message();
         row.row.id = RowId::Int(id);
         let record = route.apply(row).content.expect("a record");
         assert_eq!(record.destination, topic(&id.to_string()));
     }
-    assert_eq!(route.topics.len(), TOPICS_KEPT_MAX);
+    assert_eq!(route.destinations.kept(), KEPT_MAX);
 }
 
 #[test]
@@ -262,8 +300,12 @@ fn a_route_over_columns_that_are_not_mapped_is_refused_with_all_its_problems() {
     let mut config = config("{destination}/{nobody}");
     config.id_header = "tenant".to_owned();
     let problems = Route::new(&config, &outbox, Ordering::Key).expect_err("problems");
-    let expected =
-        ["outbox.columns.destination is not set", "holds \"/\"", "{nobody}, which is not known", "rename"];
+    let expected = [
+        "outbox.columns.destination is not set",
+        "holds \"/\"",
+        "{nobody}, which is not known",
+        "remove it, or rename route.id_header",
+    ];
     assert_eq!(problems.len(), expected.len(), "{problems:#?}");
     for (problem, part) in problems.iter().zip(expected) {
         assert!(problem.contains(part), "{problem}");
@@ -274,4 +316,48 @@ fn a_route_over_columns_that_are_not_mapped_is_refused_with_all_its_problems() {
 fn the_topic_in_sql_asks_for_the_same_places() {
     let sql = route("t.{tenant}.{kind}").destination_sql(|name| format!("o.{name}::text"));
     assert_eq!(sql, "('t.'::text || o.tenant::text || '.'::text || o.kind::text)");
+}
+
+fn properties(routed: Routed) -> (Record, crate::sink::Properties) {
+    let record = routed.content.unwrap_or_else(|failure| panic!("{failure}"));
+    let properties = *record.properties.clone().expect("an exchange's record has them");
+    (Record::clone(&record), properties)
+}
+
+/// A mapping with all the columns that AMQP has properties for.
+fn outbox_of_requests() -> Outbox {
+    let mut outbox = outbox();
+    for header in [CONTENT_TYPE, CORRELATION_ID, REPLY_TO] {
+        outbox.columns.to_headers.insert(header.to_owned(), ColumnName("c".to_owned()));
+    }
+    outbox
+}
+
+fn request() -> Message {
+    let mut row = message();
+    row.headers = vec![
+        header("trace", Some("abc")),
+        header("content-type", Some("text/plain")),
+        header("correlation-id", Some("c-1")),
+        header("reply-to", Some("answers")),
+        header("tenant", Some("acme")),
+    ];
+    row
+}
+
+fn rule(conditions: &[(&str, &str)], target: config::Target) -> config::Rule {
+    let glob = |text: &str| Glob::parse(text).expect("a pattern");
+    let conditions = conditions.iter().map(|(place, text)| ((*place).to_owned(), glob(text))).collect();
+    config::Rule { conditions, way: way(target) }
+}
+
+fn exchange(exchange: &str, routing_key: &str) -> config::Target {
+    config::Target::Exchange { exchange: template(exchange), routing_key: template(routing_key) }
+}
+
+fn destination_of(route: &mut Route, row: Message) -> String {
+    route
+        .apply(row)
+        .content
+        .map_or_else(|failure| failure.to_string(), |record| record.destination.to_string())
 }

@@ -14,3 +14,4 @@ mod stage;
 mod stopping;
 mod surface;
 mod writing;
+mod tables;

@@ -9,6 +9,7 @@ use outbox_relay::relay::{
     Action, Backoff, Exit, Input, LeaseTiming, Limits, Load, News, Relay, Rules, View,
 };
 use outbox_relay::route::{Route, Template};
+use outbox_relay::sink::OnUnroutable;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -137,7 +138,17 @@ fn route() -> Route {
         fetch_rows_max: 50,
     };
     let topic = Template::parse("{destination}").expect("a template");
-    let route = config::Route { topic, id_header: "id".into(), kind_header: "kind".into() };
+    let target = config::Target::Topic(topic);
+    let route = config::Route {
+        rest: config::Way { target, on_unroutable: OnUnroutable::Block, app_id: None },
+        when: Vec::new(),
+        allow: Vec::new(),
+        id_header: "id".into(),
+        kind_header: None,
+        key_header: None,
+        content_type: None,
+        format: config::Format::Raw,
+    };
     Route::new(&route, &outbox, config::Ordering::Key).expect("a route")
 }
 
