@@ -10,8 +10,8 @@
 mod admin;
 mod config;
 mod contract;
-mod docs;
 mod deploy;
+mod docs;
 mod e2e;
 mod heard;
 mod log;

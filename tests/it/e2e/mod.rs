@@ -13,5 +13,5 @@ mod outage;
 mod stage;
 mod stopping;
 mod surface;
-mod writing;
 mod tables;
+mod writing;
