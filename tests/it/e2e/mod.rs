@@ -6,6 +6,7 @@
 mod crash;
 mod database;
 mod delivery;
+mod demo;
 mod lease;
 mod order;
 mod outage;
