@@ -28,8 +28,12 @@ const KILLS_AT_PERCENT: [u64; 2] = [35, 60];
 const PLACING_SECONDS: f64 = 12.0;
 const ORDERS_PER_SECOND_MIN: f64 = 500.0;
 
-/// Nothing new for this long is a failure: far above the lease's time to live.
+/// A play that does not go on for this long has failed: far above the lease's time to live.
 const STALL_MAX: Duration = Duration::from_secs(60);
+
+/// Once all is committed and nothing more has arrived for this long, what is missing is lost. Longer
+/// than a lease, which a relay that has just been started waits for.
+const LOST_AFTER: Duration = Duration::from_secs(15);
 
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -97,7 +101,7 @@ async fn fetched(
         Some(kept) => kept,
         None => {
             screen.line(&format!(
-                "there is no Postgres on this machine: downloading {} from {}",
+                "no Postgres is installed here: downloading {} from {}",
                 fetch::VERSION,
                 package.host()
             ));
@@ -133,11 +137,6 @@ async fn download(
     download.await.expect("a download does not panic")
 }
 
-/// What was seen while orders were placed.
-struct Kill {
-    at: Instant,
-}
-
 /// Orders are placed and relayed.
 struct Load<'a, 'w> {
     orders: u64,
@@ -145,11 +144,12 @@ struct Load<'a, 'w> {
     setup: &'a Setup<'a, 'w>,
     shop: &'a Shop,
     reader: Reader,
-    relay: Relay<'w>,
+    /// None between a kill and the next start.
+    relay: Option<Relay<'w>>,
     writers: Writers,
-    kills: Vec<Kill>,
-    /// When something new had arrived, and how much there was then.
-    last_progress: (Instant, u64),
+    /// Committed by the writers before these.
+    first: Vec<Commit>,
+    kills: Vec<Instant>,
 }
 
 impl<'a, 'w> Load<'a, 'w> {
@@ -169,13 +169,12 @@ impl<'a, 'w> Load<'a, 'w> {
         screen.quote(&setup.text()?);
         // One order, so that no later one has to wait for the relay to have started.
         let writers = shop.place(1, 1.0);
-        let last_progress = (Instant::now(), 0);
-        let kills = Vec::new();
-        Ok(Self { orders: options.rows, screen, setup, shop, reader, relay, writers, kills, last_progress })
+        let (relay, first, kills) = (Some(relay), Vec::new(), Vec::new());
+        Ok(Self { orders: options.rows, screen, setup, shop, reader, relay, writers, first, kills })
     }
 
     async fn play(mut self) -> Result<Report, DemoError> {
-        let first = self.first_order().await?;
+        self.first_order().await?;
         let started = Instant::now();
         self.place();
         for percent in KILLS_AT_PERCENT {
@@ -185,29 +184,29 @@ impl<'a, 'w> Load<'a, 'w> {
         }
         self.until(|load| load.writers.are_done()).await?;
         self.screen.line(&format!("{} orders are committed; the writers go home", grouped(self.orders)));
-        let is_over = self.until(|load| Ok(load.reader.delivered() >= load.orders)).await;
+        self.all_arrived().await?;
         let took = started.elapsed();
         self.screen.end_load();
-        is_over?;
-        self.audit(first, took).await
+        self.audit(took).await
     }
 
     /// Waits until the way is open.
-    async fn first_order(&mut self) -> Result<Vec<Commit>, DemoError> {
+    async fn first_order(&mut self) -> Result<(), DemoError> {
         let busy = self.screen.busy("the first order is on its way");
         self.until(|load| load.writers.are_done()).await?;
         self.until(|load| Ok(load.reader.delivered() >= 1)).await?;
         drop(busy);
         self.screen.line("the first order is on Kafka");
-        let none = self.shop.place(0, 1.0);
-        Ok(std::mem::replace(&mut self.writers, none).into_commits())
+        Ok(())
     }
 
+    /// Sends the writers to work on all other orders.
     fn place(&mut self) {
         let rows = self.orders - 1;
         #[allow(clippy::cast_precision_loss, reason = "nobody places 2^52 orders")]
         let per_second = (rows as f64 / PLACING_SECONDS).max(ORDERS_PER_SECOND_MIN);
-        self.writers = self.shop.place(rows, per_second);
+        let writers = self.shop.place(rows, per_second);
+        self.first = std::mem::replace(&mut self.writers, writers).into_commits();
         self.screen.line(&format!(
             "{WRITERS} writers place orders of {CUSTOMERS} customers, {per_second:.0} a second; \
              one transaction in {ROLLED_BACK_ONE_IN} is rolled back"
@@ -217,13 +216,14 @@ impl<'a, 'w> Load<'a, 'w> {
 
     /// Kills the relay and starts another, which has to wait until the lease of the dead one ends.
     async fn kill_and_restart(&mut self) -> Result<(), DemoError> {
-        let dead = self.relay.id();
+        let at = Instant::now();
+        let dead = self.relay.take().expect("a relay runs but here").kill();
         let next = self.setup.run()?;
         let next_id = next.id();
-        let at = Instant::now();
-        std::mem::replace(&mut self.relay, next).kill();
-        self.kills.push(Kill { at });
-        self.screen.bad(&format!("kill -9 {dead}: the relay is dead; relay {next_id} is started"));
+        self.relay = Some(next);
+        self.kills.push(at);
+        self.screen
+            .bad(&format!("kill -9 {dead}: the relay is dead; relay {next_id} waits for its lease to end"));
         // What the dead one had published may still be on its way to the reader.
         let settled = at + LEASE_TTL / 4;
         self.until(|_| Ok(Instant::now() >= settled)).await?;
@@ -234,49 +234,69 @@ impl<'a, 'w> Load<'a, 'w> {
         Ok(())
     }
 
+    /// Waits for all orders; or, if some do not come, until it is certain that they will not.
+    async fn all_arrived(&mut self) -> Result<(), DemoError> {
+        let mut last = (Instant::now(), self.reader.delivered());
+        self.until(|load| {
+            let delivered = load.reader.delivered();
+            if delivered > last.1 {
+                last = (Instant::now(), delivered);
+            }
+            Ok(delivered >= load.orders || last.0.elapsed() > LOST_AFTER)
+        })
+        .await
+    }
+
     /// Goes on until `condition` holds, and says how far things are meanwhile.
     async fn until(
         &mut self,
         mut condition: impl FnMut(&mut Self) -> Result<bool, DemoError>,
     ) -> Result<(), DemoError> {
-        self.last_progress.0 = Instant::now();
+        let mut last = (Instant::now(), self.far());
         while !condition(self)? {
-            let (delivered, now) = (self.reader.delivered(), Instant::now());
-            self.screen.progress(self.writers.committed(), delivered);
-            if let Some(status) = self.relay.ended() {
-                return Err(self.setup.ended("run", status));
+            self.look()?;
+            if self.far() != last.1 {
+                last = (Instant::now(), self.far());
             }
-            if self.reader.has_failed() {
-                // Its own error is told by `audit`.
-                return Ok(());
-            }
-            if delivered > self.last_progress.1 {
-                self.last_progress = (now, delivered);
-            }
-            if now.duration_since(self.last_progress.0) > STALL_MAX {
-                // What is missing by now is lost, and the ledger shall say so.
-                return Ok(());
+            if last.0.elapsed() > STALL_MAX {
+                return Err(self.setup.stalled(STALL_MAX));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
     }
 
+    /// How many orders are committed, and how many have arrived.
+    fn far(&self) -> (u64, u64) {
+        (self.first.len() as u64 + self.writers.committed(), self.reader.delivered())
+    }
+
+    /// Shows how far things are; an error if somebody has left the play.
+    fn look(&mut self) -> Result<(), DemoError> {
+        let (committed, delivered) = self.far();
+        self.screen.progress(committed, delivered);
+        if let Some(status) = self.relay.as_mut().and_then(Relay::ended) {
+            return Err(self.setup.ended("run", status));
+        }
+        self.reader.failure().map_or(Ok(()), Err)
+    }
+
     /// Stops the relay in good order, reads Kafka to its end, and compares.
-    async fn audit(self, first: Vec<Commit>, took: Duration) -> Result<Report, DemoError> {
-        self.setup.stop(self.relay).await?;
+    async fn audit(self, took: Duration) -> Result<Report, DemoError> {
+        self.setup.stop(self.relay.expect("a relay runs but after a kill")).await?;
         self.screen.line("the relay is asked to stop, drains, and ends with exit code 0");
         let arrivals = self.reader.finish().await?;
         let orders = self.shop.orders().await?;
         let audit = audit(&orders, &arrivals);
         let rolled_back = self.writers.rolled_back();
-        let commits: Vec<Commit> = first.into_iter().chain(self.writers.into_commits()).collect();
-        let quiet_until = self.kills.first().map(|kill| kill.at - DISTURBED_BEFORE);
+        // Without the first order, which waited for the relay to start.
+        let commits = self.writers.into_commits();
+        let quiet_until = self.kills.first().map(|kill| *kill - DISTURBED_BEFORE);
         let is_quiet = |commit: &Commit| quiet_until.is_none_or(|until| commit.at < until);
-        let later = || commits.iter().skip(1).copied();
+        let all = || commits.iter().copied();
         let latencies = Latencies {
-            undisturbed: Latency::of(later().filter(is_quiet), &audit.first_arrivals),
-            overall: Latency::of(later(), &audit.first_arrivals),
+            undisturbed: Latency::of(all().filter(is_quiet), &audit.first_arrivals),
+            overall: Latency::of(all(), &audit.first_arrivals),
         };
         Ok(Report {
             peak_per_second: peak_per_second(&audit.first_arrivals),

@@ -189,20 +189,20 @@ impl Reader {
         self.state.delivered.load(Ordering::Relaxed)
     }
 
-    /// Whether it gave up; [`Reader::finish`] says why.
-    pub(super) fn has_failed(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+    /// Why it gave up, if it has.
+    pub(super) fn failure(&mut self) -> Option<DemoError> {
+        let has_ended = self.thread.as_ref().is_some_and(JoinHandle::is_finished);
+        let thread = self.thread.take_if(|_| has_ended)?;
+        joined(thread).err()
     }
 
     /// Reads what there is, to the end of every partition.
     pub(super) async fn finish(mut self) -> Result<Arrivals, DemoError> {
         self.state.is_last.store(true, Ordering::Relaxed);
-        while !self.has_failed() {
+        while !self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        let thread = self.thread.take().expect("only this takes it");
-        let read = thread.join().expect("the reader does not panic");
-        read.map_err(|error| DemoError::new("read from Kafka", error))
+        joined(self.thread.take().expect("whoever was told of a failure does not go on"))
     }
 }
 
@@ -214,6 +214,11 @@ impl Drop for Reader {
             let _ = thread.join();
         }
     }
+}
+
+fn joined(thread: JoinHandle<Result<Arrivals, KafkaError>>) -> Result<Arrivals, DemoError> {
+    let read = thread.join().expect("the reader does not panic");
+    read.map_err(|error| DemoError::new("read from Kafka", error))
 }
 
 fn read(consumer: &BaseConsumer, topic: &str, state: &State) -> Result<Arrivals, KafkaError> {

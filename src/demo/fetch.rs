@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -203,11 +204,25 @@ pub(super) async fn unpack(jar: &Path, folder: &Path) -> Result<(), DemoError> {
     let name = names.iter().find(|name| name.ends_with(".txz"));
     let name = name.ok_or_else(|| failed(&"there is no .txz in it"))?;
     let packed = zip.by_name(name).map_err(|error| failed(&error))?;
+    fs::create_dir(folder).map_err(|error| failed(&error))?;
     let mut archive = tar::Archive::new(XzDecoder::new(packed));
     for entry in archive.entries().map_err(|error| failed(&error))? {
         // `unpack_in` keeps what would leave the folder out of it.
         entry.and_then(|mut entry| entry.unpack_in(folder)).map_err(|error| failed(&error))?;
         tokio::task::yield_now().await;
+    }
+    open_folders(folder).map_err(|error| failed(&error))
+}
+
+/// Whoever Postgres runs as may pass through them, however strict our umask is. Nobody else gets this
+/// far: the folder they are in is private.
+fn open_folders(folder: &Path) -> io::Result<()> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_folders(&entry.path())?;
+        }
     }
     Ok(())
 }
@@ -275,6 +290,38 @@ mod tests {
         let package = package(format!("http://{nobody}/package.jar"), b"good");
         let refused = fetch(&package, cache.path()).unwrap_err().to_string();
         assert!(refused.contains("hint: install Postgres") && refused.contains("--pg-bin"), "{refused}");
+    }
+
+    /// A jar as the packages are: a tar, packed by xz, in a zip.
+    fn jar(path: &Path, entries: &[(&str, u32)]) {
+        let mut tar = tar::Builder::new(liblzma::write::XzEncoder::new(Vec::new(), 1));
+        for (name, mode) in entries {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(2);
+            header.set_mode(*mode);
+            // As somebody evil would: `set_path` refuses to leave the folder.
+            header.as_ustar_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_cksum();
+            tar.append(&header, &b"ok"[..]).unwrap();
+        }
+        let packed = tar.into_inner().unwrap().finish().unwrap();
+        let mut zip = zip::ZipWriter::new(File::create(path).unwrap());
+        zip.start_file("postgres.txz", zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(&packed).unwrap();
+        zip.finish().unwrap();
+    }
+
+    #[tokio::test]
+    async fn programs_are_unpacked_and_nothing_leaves_the_folder() {
+        let folder = tempfile::TempDir::with_prefix("outbox-relay-demo").unwrap();
+        let (path, programs) = (folder.path().join("package.jar"), folder.path().join("programs"));
+        jar(&path, &[("bin/postgres", 0o755), ("../evil", 0o644)]);
+        unpack(&path, &programs).await.unwrap();
+        for path in [programs.join("bin"), programs.join("bin/postgres")] {
+            let mode = fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o755);
+        }
+        assert!(!folder.path().join("evil").exists());
     }
 
     #[test]

@@ -90,6 +90,13 @@ impl<'a, 'w> Setup<'a, 'w> {
         DemoError::new(format!("go on with outbox-relay {verb}"), reason)
     }
 
+    /// The error of a relay that runs and publishes nothing.
+    pub(super) fn stalled(&self, patience: Duration) -> DemoError {
+        let reason =
+            format!("nothing happens for {patience:?}; the end of its log:\n{}", self.folder.tail(LOG));
+        DemoError::new("go on with outbox-relay run", reason)
+    }
+
     /// Asks `relay` to drain, and waits until it has.
     pub(super) async fn stop(&self, mut relay: Relay<'_>) -> Result<(), DemoError> {
         relay.process.signal(Signal::TERM);
@@ -120,9 +127,11 @@ impl Relay<'_> {
         self.process.ended().ok().flatten()
     }
 
-    /// SIGKILL: no last words, as when a machine ends.
-    pub(super) fn kill(self) {
+    /// SIGKILL: no last words, as when a machine ends. Returns the number it had.
+    pub(super) fn kill(self) -> u32 {
+        let id = self.id();
         drop(self);
+        id
     }
 }
 

@@ -93,7 +93,7 @@ impl Report {
             writeln!(text, "  {name:<12} {number}  {rest}").expect("a String takes everything");
         }
         let latency = |latency: Option<Latency>| match latency {
-            Some(Latency { p50, p99 }) => format!("p50 {}, p99 {}", milliseconds(p50), milliseconds(p99)),
+            Some(Latency { p50, p99 }) => format!("p50 {}, p99 {}", rounded(p50), rounded(p99)),
             None => "unknown: nothing arrived".to_owned(),
         };
         let _ = write!(
@@ -156,9 +156,13 @@ impl Report {
 }
 
 /// With as many digits as are worth reading.
-fn milliseconds(duration: Duration) -> String {
-    let milliseconds = duration.as_secs_f64() * 1e3;
-    if milliseconds < 10.0 { format!("{milliseconds:.1} ms") } else { format!("{milliseconds:.0} ms") }
+fn rounded(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    match duration.as_millis() {
+        0..10 => format!("{:.1} ms", seconds * 1e3),
+        10..1_000 => format!("{:.0} ms", seconds * 1e3),
+        1_000.. => format!("{seconds:.1} s"),
+    }
 }
 
 /// Where to go from here.
@@ -214,6 +218,13 @@ mod tests {
             assert!(report.text(Paint::plain()).contains(&format!("BROKEN: {expected}")), "{expected}");
             assert!(report.json().contains("\"kept\":false") && report.json().contains(expected));
         }
+    }
+
+    #[test]
+    fn a_time_has_the_digits_that_are_worth_reading() {
+        let written =
+            [8_349, 27_400, 999_999, 3_390_000].map(|micros| rounded(Duration::from_micros(micros)));
+        assert_eq!(written, ["8.3 ms", "27 ms", "1000 ms", "3.4 s"]);
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl Screen {
                 bar.set_prefix(name.to_owned());
                 bar
             };
-            Bars { committed: bar("committed", ":.cyan"), delivered: bar("delivered", ":.green") }
+            Bars { committed: bar("committed", ".cyan"), delivered: bar("delivered", ".green") }
         });
         *self.load.borrow_mut() = Some(Load { bars, said: Cell::new(Instant::now()) });
     }
@@ -194,9 +194,8 @@ impl Screen {
     pub(super) fn progress(&self, committed: u64, delivered: u64) {
         let load = self.load.borrow();
         let Some(load) = load.as_ref() else { return };
-        // The one order before all others is counted by the reader alone.
-        let committed = (committed + 1).max(delivered);
-        let waiting = grouped(committed - delivered);
+        // A record may be read before its writer has heard of the commit.
+        let waiting = grouped(committed.saturating_sub(delivered));
         match &load.bars {
             Some(bars) => {
                 bars.committed.set_message(grouped(committed));

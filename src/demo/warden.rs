@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -53,27 +54,27 @@ impl Warden {
     /// This process is ended with the demo.
     pub(super) fn end(&self, process: u32, how: End) {
         match how {
-            End::Quit => self.tell("QUIT", process),
-            End::Kill => self.tell("KILL", process),
+            End::Quit => self.tell(b"QUIT", process.to_string().as_bytes()),
+            End::Kill => self.tell(b"KILL", process.to_string().as_bytes()),
         }
     }
 
     /// This process has been ended; its number may soon be another's.
     pub(super) fn forget(&self, process: u32) {
-        self.tell("forget", process);
+        self.tell(b"forget", process.to_string().as_bytes());
     }
 
     /// This file or folder is removed with the demo.
     pub(super) fn remove(&self, path: &Path) {
-        self.tell("remove", path.display());
+        self.tell(b"remove", path.as_os_str().as_bytes());
     }
 
-    fn tell(&self, verb: &str, what: impl fmt::Display) {
+    fn tell(&self, verb: &[u8], what: &[u8]) {
         let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipe) = pipe.as_mut() {
             // One write, so that a line is told whole or not at all. A shell that somebody killed
             // cannot be told anything; the demo goes on without.
-            let _ = pipe.write_all(format!("{verb} {what}\n").as_bytes());
+            let _ = pipe.write_all(&[verb, b" ", what, b"\n"].concat());
         }
     }
 }
