@@ -144,7 +144,7 @@ fn say(report: &Report, options: &Options, screen: &Screen) -> io::Result<()> {
         write!(out, "\n{}", report.text(screen::paint_of_stdout(&options.surroundings)))?;
     }
     out.flush()?;
-    screen.text(&report::next_steps(options.keep.as_deref()));
+    screen.text(&report::next_steps(report, options));
     Ok(())
 }
 

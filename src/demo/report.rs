@@ -1,11 +1,11 @@
 //! The ledger in words and as JSON, and what to do next.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 
+use super::Options;
 use super::ledger::{Audit, Latency};
 use super::screen::{Paint, grouped};
 
@@ -166,11 +166,16 @@ fn rounded(duration: Duration) -> String {
 }
 
 /// Where to go from here.
-pub(super) fn next_steps(keep: Option<&Path>) -> String {
-    let kept = keep.map_or_else(
+pub(super) fn next_steps(report: &Report, options: &Options) -> String {
+    let kept = options.keep.as_ref().map_or_else(
         || "--keep DIR leaves the configuration and the logs there".to_owned(),
         |keep| format!("the configuration and the logs are in {}", keep.display()),
     );
+    let removed = format!("Everything of the demo is stopped and removed; {kept}.");
+    if !report.is_kept() {
+        return format!("\nA promise was broken. Please report it, with the logs.\n{removed}\n");
+    }
+    let kafka = if options.kafka.is_none() { " and of a Kafka in memory" } else { "" };
     format!(
         "
 Next, with your own database and Kafka:
@@ -178,8 +183,8 @@ Next, with your own database and Kafka:
   outbox-relay migrate                # or: migrate --print-sql
   outbox-relay run --set sink.kafka.brokers=localhost:9092
 
-Everything of the demo is stopped and removed; {kept}.
-Latencies here are those of a Postgres without fsync and of a Kafka in memory; for others see docs/performance.md.
+{removed}
+Latencies here are those of a Postgres without fsync{kafka}; for others see docs/performance.md.
 "
     )
 }
