@@ -19,6 +19,10 @@ quick *ARGS:
 sim *ARGS:
     scripts/sim {{ARGS}}
 
+# See it work: `just demo --rows 100000`
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}
+
 # Against the bare loop, side by side; see docs/performance.md
 bench *ARGS:
     scripts/bench {{ARGS}}

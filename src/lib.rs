@@ -13,6 +13,7 @@
 //!   machine and with one notion of [`health`]; [`supervisor`] tells the service manager
 //! * [`config`] and [`cli`]: what can be asked of it
 //! * [`run`]: puts the parts together
+//! * [`demo`]: shows all of it at work, on a stage of its own
 //!
 //! Absent on purpose: a cursor that is stored anywhere (a row's own mark is the only progress), a
 //! transaction that is open while the broker is spoken to, a task or an allocation per message in the
@@ -22,6 +23,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod health;
 pub mod log;
 pub mod message;

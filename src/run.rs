@@ -13,6 +13,7 @@ use crate::admin::{self, Shown};
 use crate::cli::{Command, Exit};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::demo::{self, DemoError};
 use crate::log::{self, Chronicle};
 use crate::metrics::Meter;
 use crate::pump::{Observer, Requests, pump};
@@ -52,6 +53,12 @@ impl From<SourceError> for Failed {
     }
 }
 
+impl From<DemoError> for Failed {
+    fn from(error: DemoError) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
         Self::new(Exit::Failed, error)
@@ -78,6 +85,7 @@ pub fn run(command: Command) -> Result<Exit, Failed> {
             show(&config::show(&config))?;
             Ok(Exit::Ok)
         }
+        Command::Demo(options) => Ok(demo::play(&options)?),
     }
 }
 

@@ -24,6 +24,8 @@ What is guaranteed, and what a record looks like: README.md and docs/.";
     help_template = TEMPLATE,
     before_help = "\
 Examples:
+  # see it work, and survive kill -9, with nothing to set up
+  outbox-relay demo
   # create the default outbox table and the relay's own tables
   DATABASE_URL=postgres://admin@localhost/app outbox-relay migrate
   # relay to Kafka
@@ -54,8 +56,43 @@ pub(super) struct Settings {
     pub(super) set: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// Orders to commit
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000))]
+    pub(super) rows: u64,
+    /// Print the ledger as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Use a real Kafka, without TLS or login, instead of one in memory; the topic is removed in the end
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) kafka: Option<String>,
+    /// The folder of initdb and postgres [default: where packages put them, otherwise they are downloaded]
+    #[arg(long, value_name = "DIR")]
+    pub(super) pg_bin: Option<PathBuf>,
+    /// Leave the configuration and the logs in this folder
+    #[arg(long, value_name = "DIR")]
+    pub(super) keep: Option<PathBuf>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
+    /// See it work, with a database and a broker of its own
+    #[command(
+        help_template = TEMPLATE,
+        before_help = "\
+Examples:
+  outbox-relay demo
+  # with a real Kafka, as one program to another
+  outbox-relay demo --kafka localhost:9092 --json
+
+Starts a private Postgres and a Kafka in memory, places orders, relays them, kills the relay twice, and
+compares what was committed with what arrived. Stops and removes all of it in the end, also at Ctrl-C.
+",
+        after_help = POINTER
+    )]
+    Demo(Demo),
+
     /// Publish committed rows until told to stop
     #[command(
         help_template = TEMPLATE,

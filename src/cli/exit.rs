@@ -10,6 +10,8 @@
 //! |   75 | `Temporary`   | `run` stopped before everything in flight was known; will repeat   | yes           |
 //! |   77 | `Permission`  | the database or the broker refuses what the command needs          | no            |
 //! |   78 | `Config`      | the configuration cannot be used                                   | no            |
+//! |  130 | `Interrupted` | `demo` was stopped by Ctrl-C and has cleaned up                    | –             |
+//! |  143 | `Terminated`  | the same, by SIGTERM or SIGHUP                                     | –             |
 
 use std::process::ExitCode;
 
@@ -24,6 +26,8 @@ pub enum Exit {
     Temporary = 75,
     Permission = 77,
     Config = 78,
+    Interrupted = 130,
+    Terminated = 143,
 }
 
 impl Exit {

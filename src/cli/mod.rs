@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use clap::Parser as _;
 
 use crate::config::{Config, Problems, Sources, load};
+use crate::demo;
 
 mod args;
 pub mod exit;
 
-use args::{Arguments, ConfigVerb, Settings, Verb};
+use args::{Arguments, ConfigVerb, Demo, Settings, Verb};
 pub use exit::Exit;
 
 /// Names the configuration file if `--config` does not.
@@ -34,6 +35,8 @@ pub enum Command {
         config: Config,
     },
     ConfigShow(Config),
+    /// Show what the relay promises, with a database and a broker of its own.
+    Demo(demo::Options),
 }
 
 /// Why there is nothing to do; for `--help` and `--version` not an error, but an answer.
@@ -59,7 +62,9 @@ impl CliError {
             | Exit::Bug
             | Exit::Temporary
             | Exit::Permission
-            | Exit::Config => writeln!(io::stderr(), "{}", self.text),
+            | Exit::Config
+            | Exit::Interrupted
+            | Exit::Terminated => writeln!(io::stderr(), "{}", self.text),
         }
     }
 
@@ -92,6 +97,7 @@ pub fn parse(
     environment: Vec<(String, String)>,
 ) -> Result<Command, CliError> {
     let Arguments { settings, verb } = Arguments::try_parse_from(arguments)?;
+    let is_configured = settings.config.is_some() || !settings.set.is_empty();
     let mut sources = sources(settings, environment)?;
     match verb {
         Verb::Run => Ok(Command::Run(load(&sources)?)),
@@ -108,7 +114,18 @@ pub fn parse(
             Ok(Command::Uninstall { config: load(&sources)? })
         }
         Verb::Config { verb: ConfigVerb::Show } => Ok(Command::ConfigShow(load(&sources)?)),
+        Verb::Demo(_) if is_configured => {
+            let hint = "leave out --config and --set: it writes a configuration of its own";
+            Err(CliError::usage(format!("could not configure the demo\n    hint: {hint}")))
+        }
+        Verb::Demo(asked) => Ok(Command::Demo(demo_options(asked, &sources.environment))),
     }
+}
+
+fn demo_options(asked: Demo, environment: &[(String, String)]) -> demo::Options {
+    let Demo { rows, json, kafka, pg_bin, keep } = asked;
+    let surroundings = demo::Surroundings::read(environment);
+    demo::Options { rows, json, kafka, postgres_bin: pg_bin, keep, surroundings }
 }
 
 fn sources(settings: Settings, environment: Vec<(String, String)>) -> Result<Sources, CliError> {
@@ -159,7 +176,7 @@ mod tests {
 
     #[test]
     fn help_puts_examples_before_usage_and_the_pointer_last_at_every_level() {
-        for line in ["", " run", " migrate", " uninstall", " config", " config show"] {
+        for line in ["", " demo", " run", " migrate", " uninstall", " config", " config show"] {
             let help = refused(&format!("outbox-relay{line} --help"));
             assert_eq!(help.exit_code, Exit::Ok);
             let examples = help.text.find("Examples:").expect("there are examples");
@@ -217,6 +234,23 @@ mod tests {
             panic!("should parse")
         };
         assert_eq!(config.database.url.reveal(), DATABASE.1);
+    }
+
+    #[test]
+    fn the_demo_takes_no_configuration_and_is_not_configured_by_the_environment() {
+        let variable = ("OUTBOX_RELAY_CONFIG", "/nowhere/variable.toml");
+        let Ok(Command::Demo(options)) = parsed("outbox-relay demo --rows 5000", &[variable, DATABASE])
+        else {
+            panic!("should parse")
+        };
+        assert_eq!((options.rows, options.json, options.kafka), (5_000, false, None));
+        for line in [
+            "outbox-relay demo --set lease.ttl=3s",
+            "outbox-relay demo --config x",
+            "outbox-relay demo --rows 1",
+        ] {
+            assert_eq!(refused(line).exit_code, Exit::Usage, "{line}");
+        }
     }
 
     #[test]

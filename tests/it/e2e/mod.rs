@@ -7,6 +7,7 @@ mod consumers;
 mod crash;
 mod database;
 mod delivery;
+mod demo;
 mod lease;
 mod order;
 mod outage;
