@@ -151,7 +151,7 @@ fn what_was_quiet_for_a_while_is_said_again() {
 fn text_from_elsewhere_cannot_forge_a_line() {
     let forged = format!("no\nINFO stopped\x1b[2J{}", "x".repeat(1_000));
     assert!(!clean(&forged).contains(char::is_control));
-    assert_eq!(clean(&forged).chars().count(), 300);
+    assert_eq!(clean(&forged).chars().count(), 600);
     let lines = lines_of(|chronicle, time| {
         let failure = Failure::refused(Fault::Transient, ErrorType::Other, forged.as_str());
         tell(chronicle, time, held(1, "a\nb", failure.clone()));
