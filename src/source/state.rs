@@ -31,8 +31,8 @@ pub(crate) fn explain_state(settings: &PollSettings, attempt: &str, error: &sqlx
         Some(READ_ONLY) => unfit(
             message,
             format!(
-                "point the url at the primary; or end what makes this one read-only: alter database {database} set \
-                 default_transaction_read_only = off"
+                "point the url at the primary; or end what makes this one read-only: begin read write; alter \
+                 database {database} set default_transaction_read_only = off; commit"
             ),
         ),
         _ => explained,

@@ -9,6 +9,8 @@ mod delivery;
 mod lease;
 mod order;
 mod outage;
+mod roles;
 mod stage;
 mod stopping;
 mod surface;
+mod waiting;
