@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use outbox_relay::config::load::keys;
 use outbox_relay::config::{
-    ColumnName, Config, HeaderColumns, Mark, MarkColumn, Ordering, Problems, Sink, Sources, load, show,
+    ColumnName, Config, HeaderColumns, Mark, MarkColumn, Ordering, Problems, Sink, Sources, Start, load, show,
 };
 
 const URL: &str = "postgres://relay@localhost/app";
@@ -481,9 +481,10 @@ fn order_within_a_key_needs_a_key_and_an_order() {
     let problems = given().problems();
     let keys: Vec<_> = problems.0.iter().map(|problem| problem.key.as_str()).collect();
     assert_eq!(keys, ["outbox.columns.order", "outbox.columns.key"]);
-    for way_out in
-        ["alter table \"app\".\"events\" add column position bigint generated always as identity", "ordering = \"none\""]
-    {
+    for way_out in [
+        "alter table \"app\".\"events\" add column position bigint generated always as identity",
+        "ordering = \"none\"",
+    ] {
         assert!(problems.0[0].hint.contains(way_out), "{}", problems.0[0].hint);
     }
     given().flag("delivery.ordering", "none").config();
