@@ -136,7 +136,7 @@ impl Table {
     /// The same table, of which only what lies above the pipeline's beginning counts.
     pub(crate) fn begun(self, begun: Begun) -> Self {
         let mut remarks = self.remarks;
-        remarks.extend(begun.remark);
+        remarks.extend(begun.remarks);
         Self { floor: begun.floor, remarks, ..self }
     }
 

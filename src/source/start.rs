@@ -9,7 +9,7 @@ use super::schema::Table;
 use super::state::explain_state;
 use super::statement::Statement;
 use super::{Backlog, Remark, SourceError};
-use crate::config::Start;
+use crate::config::{ColumnName, Start};
 
 const LOOK: &str = "could not look at what is pending before the pipeline begins";
 const STATE: &str = "could not tell where the pipeline begins";
@@ -22,8 +22,8 @@ const HISTORY_SECONDS: f64 = 3_600.0;
 pub(crate) struct Begun {
     /// Rows at or below this position are not ours.
     pub(crate) floor: Option<i64>,
-    /// `outbox.start` says something else by now.
-    pub(crate) remark: Option<Remark>,
+    /// `outbox.start` says something else by now; new rows may be numbered below the floor.
+    pub(crate) remarks: Vec<Remark>,
 }
 
 /// What a look finds before the pipeline began.
@@ -57,26 +57,21 @@ pub(crate) async fn begin(
 ) -> Result<Begun, SourceError> {
     let pipeline = Pipeline { settings, table, outbox: mark::identity(&settings.outbox.mark, &table.name) };
     let known = pipeline.known(link).await?;
-    if let Some(begun) = known.as_ref().and_then(|known| pipeline.begun(known)) {
-        pipeline.check_floor(link, begun.floor).await?;
-        return Ok(begun);
+    if known.as_ref().is_some_and(|known| known.started.is_some()) {
+        return pipeline.begun(link, known).await;
     }
     let look = pipeline.look(link).await?;
     let first = known.and_then(|known| known.first_look_highest).or(look.highest);
-    let start = match pipeline.decide(&look) {
-        Ok(start) => start,
+    match pipeline.decide(&look, first) {
+        Ok(start) => pipeline.start(link, first, start).await?,
         Err(question) => {
             pipeline.hold(link, first).await?;
             return Err(question);
         }
-    };
-    pipeline.start(link, first, start).await?;
+    }
     // Another relay may have been first, and have said otherwise.
     let known = pipeline.known(link).await?;
-    let begun = known.as_ref().and_then(|known| pipeline.begun(known));
-    let begun = begun.ok_or_else(|| unfit(format!("{STATE}: its row is gone"), "restart the relay"))?;
-    pipeline.check_floor(link, begun.floor).await?;
-    Ok(begun)
+    pipeline.begun(link, known).await
 }
 
 /// A pipeline at its table.
@@ -89,12 +84,13 @@ struct Pipeline<'a> {
 
 /// Deciding.
 impl Pipeline<'_> {
-    fn decide(&self, look: &Look) -> Result<Start, SourceError> {
+    /// `first`: the highest position that was pending at the first look of all.
+    fn decide(&self, look: &Look, first: Option<i64>) -> Result<Start, SourceError> {
         let is_ordered = self.table.order.is_some();
         // The oldest come first; without an order those that were not counted may be of any age.
         let is_history = look.is_history || (look.is_limited() && !is_ordered);
         match self.settings.outbox.start {
-            None if is_history => Err(self.question(look)),
+            None if is_history => Err(self.question(look, first)),
             None => Ok(Start::All),
             Some(start @ Start::All) => Ok(start),
             Some(start @ Start::Now) if is_ordered || look.pending_rows == 0 => Ok(start),
@@ -103,17 +99,19 @@ impl Pipeline<'_> {
         }
     }
 
-    fn question(&self, look: &Look) -> SourceError {
+    fn question(&self, look: &Look, first: Option<i64>) -> SourceError {
         let age = match &look.oldest {
             Some(oldest) => format!("the oldest from {oldest}"),
             None => "and nothing says how old they are".to_owned(),
         };
-        let highest = look.highest.map_or_else(|| "1000".to_owned(), |highest| highest.to_string());
+        let written = |position: Option<i64>| position.map_or_else(|| "1000".to_owned(), |p| p.to_string());
+        let up_to = first.map_or_else(String::new, |first| format!(" (up to {first})"));
         unfit(
             format!("could not begin by itself: {} holds {}, {age}", self.table.name, look.count()),
             format!(
                 "set outbox.start and restart: \"all\" publishes them, \"now\" never publishes what was pending at \
-                 this first look, \"after:{highest}\" publishes only what is above that value of the order column"
+                 the first look{up_to}, \"after:{}\" publishes only what is above that value of the order column",
+                written(look.highest)
             ),
         )
     }
@@ -134,15 +132,31 @@ impl Pipeline<'_> {
         )
     }
 
-    fn begun(&self, known: &Known) -> Option<Begun> {
+    fn ignored(&self, known: &Known) -> Option<Remark> {
         let (at, start) = (known.started.as_ref()?, known.start.as_ref()?);
-        let ignored = self.settings.outbox.start.filter(|configured| configured.to_string() != *start);
-        let remark = ignored.map(|ignored| {
-            Remark::notice(format!(
-                "outbox.start = \"{ignored}\" has no effect: the pipeline began on {at} with \"{start}\""
-            ))
-        });
-        Some(Begun { floor: known.start_after, remark })
+        let ignored = self.settings.outbox.start.filter(|configured| configured.to_string() != *start)?;
+        Some(Remark::notice(format!(
+            "outbox.start = \"{ignored}\" has no effect: the pipeline began on {at} with \"{start}\""
+        )))
+    }
+
+    /// A sequence that was restarted numbers new rows below the floor, where nobody looks. But the highest
+    /// row is also below it once history is cleaned up, so the row's age decides, if it has one.
+    fn below(&self, floor: i64, highest: i64, is_new: Option<bool>) -> Result<Option<Remark>, SourceError> {
+        let (table, schema) = (&self.table.name, self.settings.state.schema.quoted());
+        let text = format!(
+            "the pipeline began above {floor}, and the highest row of {table} is {highest}: was its sequence \
+             restarted?"
+        );
+        let mend = format!(
+            "if so, to publish what is pending: update {schema}.pipeline set start_after = null where pipeline = '{}'",
+            self.settings.pipeline.name
+        );
+        match is_new {
+            Some(true) => Err(unfit(format!("could not go on: {text}"), mend)),
+            None => Ok(Some(Remark::warning(text, mend))),
+            Some(false) => Ok(None),
+        }
     }
 }
 
@@ -164,15 +178,12 @@ impl Look {
 impl Pipeline<'_> {
     async fn look(&self, link: &mut Link) -> Result<Look, SourceError> {
         let table = self.table;
-        let value = |column: Option<&crate::config::ColumnName>, absent: &str| {
-            column.map_or(absent.to_owned(), |column| format!("o.{}", column.quoted()))
-        };
-        let position = value(table.order.as_ref(), "null::bigint");
+        let position = self.value(table.order.as_ref(), "null::bigint");
         let order = table.order.as_ref().map_or(String::new(), |_| format!("order by {position}"));
         let places = [
             ("table", &*table.name),
             ("pending", &mark::pending(&self.settings.outbox.mark, table)),
-            ("created_at", &value(self.settings.outbox.columns.created_at.as_ref(), "null::timestamptz")),
+            ("created_at", &self.created_at()),
             ("position", &position),
             ("order", &order),
         ];
@@ -217,32 +228,40 @@ impl Pipeline<'_> {
         begun.map_err(|error| explain_state(self.settings, STATE, &error))
     }
 
-    /// A sequence that was restarted numbers new rows below the floor, where nobody looks.
-    async fn check_floor(&self, link: &mut Link, floor: Option<i64>) -> Result<(), SourceError> {
-        let (Some(floor), Some(order)) = (floor, &self.table.order) else { return Ok(()) };
-        let position = format!("o.{}", order.quoted());
-        let places = [("table", &*self.table.name), ("position", &position)];
-        let sql = Statement::fill(include_str!("outbox/start_highest.sql"), &places);
-        let highest: Option<i64> =
-            link.ask(LOOK, async |c| sqlx::query_scalar(sql.sql()).fetch_one(c).await).await?;
-        match highest.filter(|highest| *highest < floor) {
-            None => Ok(()),
-            Some(highest) => Err(self.below(floor, highest)),
+    async fn begun(&self, link: &mut Link, known: Option<Known>) -> Result<Begun, SourceError> {
+        let known = known.ok_or_else(|| unfit(format!("{STATE}: its row is gone"), "restart the relay"))?;
+        let mut remarks = Vec::from_iter(self.ignored(&known));
+        // A floor that was set above all there was says nothing about the sequence.
+        let reached =
+            known.start_after.filter(|floor| known.first_look_highest.is_some_and(|first| first >= *floor));
+        if let Some(floor) = reached
+            && let Some((highest, is_new)) = self.highest(link).await?
+            && highest < floor
+        {
+            remarks.extend(self.below(floor, highest, is_new)?);
         }
+        Ok(Begun { floor: known.start_after, remarks })
     }
 
-    fn below(&self, floor: i64, highest: i64) -> SourceError {
-        let (table, schema) = (&self.table.name, self.settings.state.schema.quoted());
-        unfit(
-            format!(
-                "could not go on: the pipeline began above {floor}, and the highest row of {table} is {highest}; was \
-                 the sequence restarted?"
-            ),
-            format!(
-                "to publish all of it: update {schema}.pipeline set start_after = null where pipeline = '{}'",
-                self.settings.pipeline.name
-            ),
-        )
+    async fn highest(&self, link: &mut Link) -> Result<Option<(i64, Option<bool>)>, SourceError> {
+        let position = self.value(self.table.order.as_ref(), "null::bigint");
+        let places = [
+            ("schema", &*self.settings.state.schema.quoted()),
+            ("table", &self.table.name),
+            ("position", &position),
+            ("created_at", &self.created_at()),
+        ];
+        let sql = Statement::fill(include_str!("outbox/start_highest.sql"), &places);
+        let highest = sqlx::query_as(sql.sql()).bind(&self.settings.pipeline.name).bind(&self.outbox);
+        link.ask(LOOK, async |c| highest.fetch_optional(c).await).await
+    }
+
+    fn created_at(&self) -> String {
+        self.value(self.settings.outbox.columns.created_at.as_ref(), "null::timestamptz")
+    }
+
+    fn value(&self, column: Option<&ColumnName>, absent: &str) -> String {
+        column.map_or(absent.to_owned(), |column| format!("o.{}", column.quoted()))
     }
 
     fn own(&self, sql: &str) -> Statement {

@@ -181,7 +181,35 @@ async fn a_sequence_restarted_below_the_beginning_is_noticed_not_waited_under() 
     insert(&outbox, &[row("a", "1")]).await;
     let error = misfit(&outbox).await;
     assert!(error.message.contains("sequence"), "{error}");
+    outbox.settings.outbox.columns.created_at = None;
+    let remarks = fetch(&outbox.source(), everything()).await.remarks;
+    let said = remarks.iter().any(|remark| remark.text.contains("sequence") && remark.hint.is_some());
+    assert!(said, "what has no known age stops nobody: {remarks:?}");
     let (_, mend) = hint(&error).split_once(": ").expect("the statement comes last");
     outbox.run(mend).await;
     assert_eq!(outbox.now().await, ["1"]);
+}
+
+#[tokio::test]
+async fn history_that_is_cleaned_up_below_the_beginning_disturbs_nobody() {
+    let Some(mut outbox) = Outbox::with_history(9).await else { return };
+    outbox.settings.outbox.start = Some(Start::Now);
+    outbox.now().await;
+    outbox.run("delete from outbox.message where id > 5").await;
+    assert!(outbox.now().await.is_empty());
+    insert(&outbox, &[row("a", "10")]).await;
+    assert_eq!(outbox.now().await, ["10"]);
+}
+
+#[tokio::test]
+async fn a_beginning_above_all_there_is_waits_for_it() {
+    let Some(mut outbox) = Outbox::with_history(2).await else { return };
+    outbox.settings.outbox.start = Some(Start::After(4));
+    assert!(outbox.now().await.is_empty());
+    for payload in ["3", "4"] {
+        insert(&outbox, &[row("a", payload)]).await;
+        assert!(outbox.now().await.is_empty(), "another relay hands over at 4");
+    }
+    insert(&outbox, &[row("a", "5")]).await;
+    assert_eq!(outbox.now().await, ["5"]);
 }
