@@ -15,21 +15,21 @@ use crate::config::{self, name::quote};
 /// What a failure to read or write the relay's own tables means.
 pub(crate) fn explain_state(settings: &PollSettings, attempt: &str, error: &sqlx::Error) -> SourceError {
     let explained = explain(attempt, error);
-    let (message, schema) = (explained.message.clone(), settings.state.schema.quoted());
+    let schema = settings.state.schema.quoted();
     let (role, database) = login(&settings.database);
     match sqlstate(error) {
         Some(UNDEFINED_TABLE | UNDEFINED_COLUMN | UNDEFINED_SCHEMA) => {
-            unfit(message, "run `outbox-relay migrate` as the owner of the database")
+            unfit(explained.message, "run `outbox-relay migrate` as the owner of the database")
         }
         Some(INSUFFICIENT_PRIVILEGE) => unfit(
-            message,
+            explained.message,
             format!(
                 "as the owner of {schema}: grant usage on schema {schema} to {role}; grant select, insert, update on \
                  {schema}.lease, {schema}.pipeline to {role}"
             ),
         ),
         Some(READ_ONLY) => unfit(
-            message,
+            explained.message,
             format!(
                 "point the url at the primary; or end what makes this one read-only: begin read write; alter \
                  database {database} set default_transaction_read_only = off; commit"
