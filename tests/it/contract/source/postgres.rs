@@ -192,15 +192,15 @@ impl Drop for Database {
         let dropping = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
+            let dropping = async {
                 let mut connection = admin.connect().await.expect("the server still answers");
                 let drop = format!("drop database {name} with (force)");
-                sqlx::raw_sql(AssertSqlSafe(drop))
-                    .execute(&mut connection)
-                    .await
-                    .expect("it is ours to drop");
+                let dropped = sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut connection).await;
+                dropped.expect("it is ours to drop");
                 connection.close().await.expect("a connection can be closed");
-            });
+            };
+            // A commit that waits for a standby must not keep a test that failed.
+            _ = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), dropping).await });
         });
         dropping.join().ok();
     }
