@@ -136,7 +136,7 @@ impl World {
         let messages = (self.read + 1..=end).map(|n| self.template.message(n)).collect();
         self.read = end;
         let highest = Some(Position(self.last));
-        Batch { messages, cut: end < self.last, highest, writers: Vec::new() }
+        Batch { messages, cut: end < self.last, highest, writers: Vec::new(), remarks: Vec::new() }
     }
 }
 

@@ -66,6 +66,7 @@ impl Answer {
                     cut: batch.cut,
                     highest: batch.highest,
                     writers: batch.writers,
+                    remarks: batch.remarks,
                 }),
             },
         }

@@ -5,6 +5,7 @@
 //! out again. `config.example.toml` shows each key with its default and the reason for it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -78,6 +79,8 @@ pub struct Outbox {
     pub table: TableName,
     pub columns: Columns,
     pub mark: Mark,
+    /// Where the pipeline begins; asked for when its first look finds history.
+    pub start: Option<Start>,
     /// The longest pause between two reads while idle.
     pub poll_interval: Duration,
     pub message_bytes_max: usize,
@@ -130,6 +133,28 @@ pub enum MarkColumn {
     Boolean(ColumnName),
     /// Pending while equal to `pending`; set to `delivered`.
     Status { column: ColumnName, pending: String, delivered: String },
+}
+
+/// What of an outbox that was there before the pipeline is to be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Every pending row.
+    All,
+    /// Not what was pending at the pipeline's first look.
+    Now,
+    /// Only rows above this position.
+    After(i64),
+}
+
+/// As it is written in the configuration.
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Now => f.write_str("now"),
+            Self::After(position) => write!(f, "after:{position}"),
+        }
+    }
 }
 
 /// `[route]`

@@ -62,6 +62,9 @@ fn outbox(page: &mut Page, outbox: &Outbox) {
     page.text("preset", "none"); // every column the preset filled in is shown below
     page.text("capture", "poll");
     mark(page, &outbox.mark);
+    if let Some(start) = outbox.start {
+        page.text("start", start);
+    }
     page.duration("poll_interval", outbox.poll_interval);
     page.size("message_bytes_max", outbox.message_bytes_max);
     page.bare("fetch_rows_max", outbox.fetch_rows_max);

@@ -5,6 +5,7 @@
 //! how long or how often, so that neither an outage nor a poisoned table can fill a disk. ERROR means
 //! that it stays so until someone acts. Keys, headers and payloads are never written.
 
+use std::collections::HashSet;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::message::RowRef;
 use crate::pump::Observer;
 use crate::relay::{Action, Exit, Input, News, View};
 use crate::sink::{Destination, ErrorType, Failure, Fault, SinkEvent};
-use crate::source::{Epoch, Refusal, SourceError, SourceErrorKind};
+use crate::source::{Epoch, Refusal, Remark, SourceError, SourceErrorKind};
 use limit::{Outage, Summary, Tally};
 
 /// Why nothing can be logged.
@@ -48,7 +49,7 @@ pub fn init(log: &Log) -> Result<(), InitError> {
 }
 
 /// The longest text taken over from a database or a broker, in characters.
-const TEXT_MAX: usize = 300;
+const TEXT_MAX: usize = 600;
 
 /// Text from elsewhere, fit for a line: no control characters, and not too long.
 #[must_use]
@@ -72,6 +73,8 @@ pub struct Chronicle {
     sink: Option<Outage<Failure>>,
     held: Tally<FailureKind>,
     refused: Tally<bool>,
+    /// Said once: the source repeats them with each connection.
+    remarks: HashSet<Remark>,
 }
 
 impl Chronicle {
@@ -87,6 +90,7 @@ impl Chronicle {
             sink: None,
             held: Tally::default(),
             refused: Tally::default(),
+            remarks: HashSet::new(),
         }
     }
 
@@ -243,6 +247,17 @@ impl Chronicle {
         }
     }
 
+    fn say_remark(&mut self, remark: &Remark) {
+        if !self.remarks.insert(remark.clone()) {
+            return;
+        }
+        let (pipeline, text) = (&self.pipeline, clean(&remark.text));
+        match remark.hint.as_deref().map(clean) {
+            Some(hint) => warn!(pipeline, hint, "{text}"),
+            None => info!(pipeline, "{text}"),
+        }
+    }
+
     fn say_stopped(&self, exit: Exit) {
         let pipeline = &self.pipeline;
         match exit {
@@ -319,10 +334,13 @@ impl Observer for Chronicle {
                 let lasted_s = outage.lasted_s(now);
                 info!(pipeline = self.pipeline, lasted_s, "broker client works again");
             }
+            Input::Fetched { result: Ok(batch), .. } => {
+                batch.remarks.iter().for_each(|remark| self.say_remark(remark));
+            }
             Input::Lease(_)
             | Input::Released(_)
             | Input::Opened(_)
-            | Input::Fetched { .. }
+            | Input::Fetched { result: Err(_), .. }
             | Input::Sink(_)
             | Input::Settled(_)
             | Input::Measured(_)

@@ -20,6 +20,7 @@ fn column(name: &str) -> Option<ColumnName> {
 
 fn outbox() -> Outbox {
     Outbox {
+        start: None,
         table: TableName { schema: None, table: "outbox".to_owned() },
         columns: Columns {
             id: ColumnName("id".to_owned()),

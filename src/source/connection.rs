@@ -66,7 +66,8 @@ impl Connector {
         if recovering {
             return Err(unfit(
                 "could not use the database: this server is a standby, nothing can be marked on it",
-                "point the url at the primary, or list every host with a name that follows it",
+                "point the url at the primary, or list every host with a name that follows it; to make this server the \
+                 primary: select pg_promote()",
             ));
         }
         link.pid = pid;
@@ -202,8 +203,10 @@ pub(crate) fn is_about_the_schema(error: &sqlx::Error) -> bool {
 }
 
 pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";
+pub(crate) const READ_ONLY: &str = "25006";
 pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
 pub(crate) const UNDEFINED_TABLE: &str = "42P01";
+pub(crate) const UNDEFINED_COLUMN: &str = "42703";
 pub(crate) const UNDEFINED_SCHEMA: &str = "3F000";
 
 /// The five characters of the SQLSTATE, if the server said anything.

@@ -5,6 +5,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::connection::{Connector, INSUFFICIENT_PRIVILEGE, explain, sqlstate};
 use super::poll::PollSettings;
+use super::state::explain_login;
 use super::statement::Statement;
 use super::{SourceError, SourceErrorKind};
 use crate::config::{Mark, MarkColumn};
@@ -22,7 +23,7 @@ struct Migration {
     only_default_table: bool,
 }
 
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         name: "0001_lease",
@@ -35,6 +36,12 @@ const MIGRATIONS: [Migration; 2] = [
         sql: include_str!("../../migrations/0002_outbox.sql"),
         only_default_table: true,
     },
+    Migration {
+        version: 3,
+        name: "0003_pipeline",
+        sql: include_str!("../../migrations/0003_pipeline.sql"),
+        only_default_table: false,
+    },
 ];
 
 /// Applies the migrations that are missing and returns their names; none, if there is nothing to do.
@@ -46,7 +53,7 @@ const MIGRATIONS: [Migration; 2] = [
 /// Whatever the database said: the role needs `create` on the database.
 pub async fn migrate(settings: &PollSettings) -> Result<Vec<String>, SourceError> {
     let connector = Connector::new(&settings.database, &settings.pipeline.name)?;
-    let mut link = connector.connect().await?;
+    let mut link = connector.connect().await.map_err(|error| explain_login(&settings.database, error))?;
     let mut applied = Vec::new();
     for migration in wanted(settings) {
         let done = link.run(async |c| apply(c, settings, migration).await).await;
@@ -162,7 +169,7 @@ fn grants(settings: &PollSettings) -> String {
     format!(
         "-- As the owner of both schemas, for the role of the relay: psql -v relay=<role>\n\
          grant usage on schema {state} to :relay;\n\
-         grant select, insert, update on {state}.lease to :relay;\n\
+         grant select, insert, update on {state}.lease, {state}.pipeline to :relay;\n\
          {schema}grant select on {table} to :relay;\n\
          grant {marking} on {table} to :relay;\n"
     )
@@ -174,7 +181,7 @@ pub fn uninstall_sql(settings: &PollSettings) -> String {
     let schema = settings.state.schema.quoted();
     let mut script = format!(
         "-- As the owner of the database, once no relay runs.\n\
-         drop table if exists {schema}.lease, {schema}.migration;\n\
+         drop table if exists {schema}.lease, {schema}.pipeline, {schema}.migration;\n\
          drop schema if exists {schema};\n"
     );
     if is_default_table(settings) {

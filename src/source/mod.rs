@@ -6,12 +6,15 @@
 
 mod connection;
 mod decode;
+mod indexes;
 mod lease;
 mod mark;
 pub mod migrate;
 mod outbox;
 pub mod poll;
 mod schema;
+mod start;
+mod state;
 mod statement;
 mod writers;
 
@@ -79,6 +82,26 @@ pub struct Batch<M = Message> {
     pub highest: Option<Position>,
     /// Other transactions that held the lock an insert takes when `highest` was read, or later.
     pub writers: Vec<Writer>,
+    /// What people should know of the outbox; with the first read over each connection.
+    pub remarks: Vec<Remark>,
+}
+
+/// Something about the database that people should know, though nothing waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Remark {
+    pub text: Arc<str>,
+    /// What mends it; `None` if nothing is wrong.
+    pub hint: Option<Arc<str>>,
+}
+
+impl Remark {
+    pub(crate) fn notice(text: impl Into<Arc<str>>) -> Self {
+        Self { text: text.into(), hint: None }
+    }
+
+    pub(crate) fn warning(text: impl Into<Arc<str>>, hint: impl Into<Arc<str>>) -> Self {
+        Self { text: text.into(), hint: Some(hint.into()) }
+    }
 }
 
 /// How our work on a message ends.

@@ -8,7 +8,7 @@ use super::schema::{Kind, Table};
 use super::statement::{Statement, literal};
 use crate::config::{self, ColumnName, HeaderColumns};
 use crate::message::RowId;
-use crate::source::Fetch;
+use crate::source::{Fetch, Remark};
 
 /// Every statement over one table as it is now.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub(crate) struct Outbox {
     pub(crate) settle_unlocked: Statement,
     pub(crate) still_pending: Statement,
     pub(crate) backlog: Statement,
+    pub(crate) remarks: Vec<Remark>,
     /// By whether ids and whether lanes or destinations are left out.
     fetch: [[Statement; 2]; 2],
 }
@@ -95,6 +96,7 @@ impl Outbox {
             settle_unlocked: mark::settle(&outbox.mark, &format!("array({})", unlocked.as_str()), &marked),
             still_pending: Statement::fill(include_str!("outbox/still_pending.sql"), &marked),
             backlog: backlog_statement(table, outbox, &pending, &id),
+            remarks: table.remarks.clone(),
             fetch: [[fetch(false, false), fetch(false, true)], [fetch(true, false), fetch(true, true)]],
         }
     }

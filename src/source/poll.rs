@@ -11,18 +11,17 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
 use tokio::sync::Mutex as Turns;
 
-use super::connection::{
-    self, Connector, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, Link, Slot, UNDEFINED_SCHEMA,
-    UNDEFINED_TABLE, explain, unfit,
-};
+use super::connection::{self, Connector, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, Link, Slot, explain};
 use super::decode::{self, Decoder, Misread};
 use super::lease::Lease;
 use super::outbox::{Ids, KeyKind, Outbox};
 use super::schema::Table;
+use super::state::{explain_login, explain_state};
 use super::statement::Statement;
 use super::writers::Writers;
 use super::{
-    Backlog, Batch, Epoch, Fetch, Refusal, Settled, Settlement, Source, SourceError, SourceErrorKind,
+    Backlog, Batch, Epoch, Fetch, Refusal, Remark, Settled, Settlement, Source, SourceError, SourceErrorKind,
+    start,
 };
 use crate::config;
 use crate::message::{Position, RowId, RowRef, Timestamp};
@@ -71,6 +70,8 @@ pub struct Poll {
     keeper: Slot<Session>,
     /// The marker's server process, which takes locks like a writer.
     marker_pid: AtomicI32,
+    /// The reader's latest.
+    reader_pid: AtomicI32,
     writers: Mutex<Writers>,
     leading: AtomicBool,
     first_sight: Mutex<Option<(RowId, Timestamp)>>,
@@ -89,6 +90,8 @@ struct Reader {
     session: Session,
     outbox: Arc<Outbox>,
     decoder: Decoder,
+    /// Not yet said over this connection.
+    remarks: Vec<Remark>,
 }
 
 impl Poll {
@@ -104,6 +107,7 @@ impl Poll {
             marker: Slot::default(),
             keeper: Slot::default(),
             marker_pid: AtomicI32::new(0),
+            reader_pid: AtomicI32::new(0),
             writers: Mutex::default(),
             leading: AtomicBool::new(false),
             first_sight: Mutex::default(),
@@ -114,8 +118,14 @@ impl Poll {
     async fn session(&self, slot: &Slot<Session>) -> Result<Session, SourceError> {
         match slot.take() {
             Some(session) => Ok(session),
-            None => Ok(Session { link: self.connector.connect().await?, outbox: None }),
+            None => self.connect().await,
         }
+    }
+
+    async fn connect(&self) -> Result<Session, SourceError> {
+        let link = self.connector.connect().await;
+        let link = link.map_err(|error| explain_login(&self.settings.database, error))?;
+        Ok(Session { link, outbox: None })
     }
 
     async fn outbox(&self, session: &mut Session) -> Result<Arc<Outbox>, SourceError> {
@@ -123,6 +133,8 @@ impl Poll {
             return Ok(Arc::clone(outbox));
         }
         let table = Table::resolve(&mut session.link, &self.settings.outbox, self.settings.ordering).await?;
+        let begun = start::begin(&mut session.link, &self.settings, &table).await?;
+        let table = table.begun(begun);
         let outbox = Arc::new(Outbox::new(&table, &self.settings.outbox, &self.settings.destination_sql));
         session.outbox = Some(Arc::clone(&outbox));
         Ok(outbox)
@@ -138,7 +150,7 @@ impl Poll {
             .link
             .run(async |c| if leading { lease.renew(c).await } else { lease.take(c).await })
             .await
-            .map_err(|error| self.explain_lease(&error))?;
+            .map_err(|error| explain_state(&self.settings, LEASE, &error))?;
         self.leading.store(taken.is_some(), Memory::Relaxed);
         self.keeper.put(session);
         Ok(taken)
@@ -160,7 +172,7 @@ impl Source for Poll {
             .link
             .run(async |c| self.lease.release(c).await)
             .await
-            .map_err(|error| self.explain_lease(&error))?;
+            .map_err(|error| explain_state(&self.settings, LEASE, &error))?;
         self.keeper.put(session);
         Ok(())
     }
@@ -233,18 +245,21 @@ impl Poll {
     }
 
     async fn connect_reader(&self) -> Result<Reader, SourceError> {
-        let mut session = Session { link: self.connector.connect().await?, outbox: None };
+        let mut session = self.connect().await?;
+        let abandoned = self.reader_pid.swap(session.link.pid, Memory::Relaxed);
+        cancel_abandoned(&mut session.link, abandoned).await?;
         // The server may be another one, where that process belongs to somebody else.
         self.marker_pid.store(0, Memory::Relaxed);
         let outbox = self.outbox(&mut session).await?;
         let columns = &self.settings.outbox.columns;
         let mapped = columns.to_headers.keys().map(|name| Arc::from(name.as_str())).collect();
         let decoder = Decoder::new(outbox.id, columns.headers.clone(), mapped);
-        Ok(Reader { session, outbox, decoder })
+        let remarks = outbox.remarks.clone();
+        Ok(Reader { session, outbox, decoder, remarks })
     }
 
     async fn read(&self, reader: &mut Reader, fetch: &Fetch) -> Result<(Batch, Flush), sqlx::Error> {
-        let Reader { session, outbox, decoder } = reader;
+        let Reader { session, outbox, decoder, remarks } = reader;
         let own = [session.link.pid, self.marker_pid.load(Memory::Relaxed)];
         let sent = session.link.run(async |c| {
             let mut page = Page::new(fetch.rows_max, fetch.bytes_max);
@@ -256,7 +271,9 @@ impl Poll {
         });
         let page = sent.await?;
         let writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner).seen(&page.writers);
-        let batch = Batch { cut: page.cut(), messages: page.messages, highest: page.highest, writers };
+        let remarks = std::mem::take(remarks);
+        let batch =
+            Batch { cut: page.cut(), messages: page.messages, highest: page.highest, writers, remarks };
         Ok((batch, page.flush))
     }
 
@@ -373,6 +390,14 @@ async fn await_flush(link: &mut Link, lsn: Option<String>) -> Result<(), SourceE
     // synchronous standbys, replicates) theirs. It must write something, or it flushes nothing.
     let force = "select pg_logical_emit_message(true, 'outbox_relay.barrier', '')::text";
     link.ask(ATTEMPT, async |c| sqlx::query(force).execute(c).await.map(drop)).await
+}
+
+/// Ends what our last reader was doing when we gave it up: a barrier that no standby answers waits for
+/// ever, and the next one must not pile up on it.
+async fn cancel_abandoned(link: &mut Link, pid: i32) -> Result<(), SourceError> {
+    const ATTEMPT: &str = "could not end a wait that was given up";
+    let cancel = sqlx::query(include_str!("outbox/cancel_abandoned.sql").trim_end()).bind(pid);
+    link.ask(ATTEMPT, async |c| cancel.execute(c).await.map(drop)).await
 }
 
 /// Marking.
@@ -503,24 +528,6 @@ impl Poll {
             _ => (id, now),
         });
         sight.as_ref().map(|(_, since)| *since)
-    }
-
-    fn explain_lease(&self, error: &sqlx::Error) -> SourceError {
-        let schema = self.settings.state.schema.quoted();
-        let explained = explain(LEASE, error);
-        match connection::sqlstate(error) {
-            Some(UNDEFINED_TABLE | UNDEFINED_SCHEMA) => {
-                unfit(explained.message, "run `outbox-relay migrate` as the owner of the database")
-            }
-            Some(INSUFFICIENT_PRIVILEGE) => unfit(
-                explained.message,
-                format!(
-                    "grant usage on schema {schema} to current_user; grant select, insert, update on \
-                     {schema}.lease to current_user (as its owner, with the relay's role in place of current_user)"
-                ),
-            ),
-            _ => explained,
-        }
     }
 }
 

@@ -7,12 +7,14 @@ use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::SourceError;
 use super::connection::{Link, unfit};
+use super::indexes::{self, Indexes};
+use super::start::Begun;
 use super::statement::literal;
+use super::{Remark, SourceError};
 use crate::config::{self, ColumnName, HeaderColumns, Mark, MarkColumn, Ordering};
 
-const ATTEMPT: &str = "could not look the outbox table up";
+pub(super) const ATTEMPT: &str = "could not look the outbox table up";
 
 /// A table that fits its mapping.
 #[derive(Debug, Clone)]
@@ -25,6 +27,10 @@ pub(crate) struct Table {
     pub(crate) lsn_readable: bool,
     /// The column positions are read from; `None` reads every pending row each time.
     pub(crate) order: Option<ColumnName>,
+    /// Rows at or below this position are not this pipeline's.
+    pub(crate) floor: Option<i64>,
+    /// What people should know of it, though it can be used.
+    pub(crate) remarks: Vec<Remark>,
     columns: BTreeMap<String, Column>,
 }
 
@@ -43,6 +49,13 @@ pub(crate) struct Column {
 struct Sequence {
     name: String,
     cache: i64,
+}
+
+impl Column {
+    /// A sequence hands its values out.
+    pub(super) const fn is_numbered(&self) -> bool {
+        self.sequence.is_some()
+    }
 }
 
 /// As far as reading a column depends on its type.
@@ -103,13 +116,28 @@ impl Table {
             has_parts: get(&row, "has_parts")?,
             lsn_readable: get(&row, "lsn_readable")?,
             order: None,
+            floor: None,
+            remarks: Vec::new(),
             columns: columns(link, oid).await?,
         };
         table.check_columns(outbox)?;
         table.check_grants(outbox, &row)?;
         table.check_mark_values(link, outbox).await?;
-        let order = table.check_order(outbox, ordering)?;
-        Ok(Self { order, ..table })
+        let table = Self { order: table.check_order(outbox, ordering)?, ..table };
+        let indexes = Indexes::of(link, oid).await?;
+        let is_partitioned = get::<String>(&row, "kind")? == "p";
+        let plan =
+            indexes::Plan { table: &table, outbox, is_partitioned, part_columns: get(&row, "part_columns")? };
+        let remarks = [Some(role(&row)?), indexes.check_id(&plan)?, indexes.check_pending(&plan)];
+        let remarks = remarks.into_iter().flatten().collect();
+        Ok(Self { remarks, ..table })
+    }
+
+    /// The same table, of which only what lies above the pipeline's beginning counts.
+    pub(crate) fn begun(self, begun: Begun) -> Self {
+        let mut remarks = self.remarks;
+        remarks.extend(begun.remarks);
+        Self { floor: begun.floor, remarks, ..self }
     }
 
     /// A value that the status column cannot hold would fail once for every row.
@@ -136,9 +164,24 @@ impl Table {
 
     fn missing(&self, key: &str, name: &ColumnName) -> SourceError {
         let near = nearest(&name.0, self.columns.keys());
+        // Rows that are there get no creation time, so that nothing passes off as young.
+        let made = match key {
+            "columns.id" => "bigint generated always as identity unique",
+            "columns.order" => "bigint generated always as identity",
+            "columns.payload" => "json",
+            "columns.headers" => "jsonb",
+            "columns.headers[0]" | "columns.headers[1]" => "text[]",
+            "columns.created_at" | "mark_column (timestamp)" => "timestamptz",
+            "mark_column (boolean)" => "boolean not null default false",
+            _ => "text",
+        };
         unfit(
             format!("could not use {}: it has no column \"{name}\" (outbox.{key})", self.name),
-            format!("set outbox.{key} to one of its columns{near}"),
+            format!(
+                "set outbox.{key} to one of its columns{near}; or: alter table {} add column {} {made}",
+                self.name,
+                name.quoted()
+            ),
         )
     }
 
@@ -176,7 +219,17 @@ impl Table {
         ordering: Ordering,
     ) -> Result<Option<ColumnName>, SourceError> {
         let Some(order) = &outbox.columns.order else { return Ok(None) };
-        match (&self.column(order).sequence, ordering) {
+        let column = self.column(order);
+        match (&column.sequence, ordering) {
+            // No comparison finds NULL: such a row would wait for ever, unseen.
+            (Some(_), Ordering::Key) if !column.not_null => Err(unfit(
+                format!(
+                    "could not use {} as order: it may be null, and such a row is never found",
+                    order.quoted()
+                ),
+                format!("alter table {} alter column {} set not null", self.name, order.quoted()),
+            )),
+            (Some(_), Ordering::None) if !column.not_null => Ok(None),
             (Some(sequence), _) if sequence.cache > 1 => Err(unfit(
                 format!(
                     "could not use {} as order: its sequence hands out {} values at a time, so positions do not \
@@ -239,7 +292,9 @@ fn check_table(row: &PgRow, outbox: &config::Outbox) -> Result<(), SourceError> 
     let kind: String = get(row, "kind")?;
     if kind != "r" && kind != "p" {
         let message = format!("could not use {name}: it is not a table but a view or a foreign table");
-        return Err(unfit(message, "set outbox.table to the table itself"));
+        let behind: Vec<String> = get(row, "behind")?;
+        let behind = if behind.is_empty() { String::new() } else { format!(": {}", behind.join(" or ")) };
+        return Err(unfit(message, format!("set outbox.table to the table itself{behind}")));
     }
     if get(row, "row_security")? {
         let role: String = get(row, "role")?;
@@ -249,6 +304,20 @@ fn check_table(row: &PgRow, outbox: &config::Outbox) -> Result<(), SourceError> 
         ));
     }
     Ok(())
+}
+
+/// Who we are in the database. Whoever owns the table can do all that the relay never does.
+fn role(row: &PgRow) -> Result<Remark, SourceError> {
+    let (role, name): (String, String) = (get(row, "role")?, get(row, "name")?);
+    let rank = if get::<Option<bool>>(row, "is_superuser")? == Some(true) {
+        "a superuser".to_owned()
+    } else if get(row, "is_owner")? {
+        format!("an owner of {name}")
+    } else {
+        return Ok(Remark::notice(format!("works as the database role {role}")));
+    };
+    let hint = "give the relay a role of its own that may do no more than it does: deploy/sql/roles.sql";
+    Ok(Remark::warning(format!("works as the database role {role}, {rank}"), hint))
 }
 
 async fn columns(link: &mut Link, oid: Oid) -> Result<BTreeMap<String, Column>, SourceError> {
@@ -273,7 +342,7 @@ fn column(row: &PgRow) -> Result<Column, SourceError> {
     })
 }
 
-fn get<'r, T>(row: &'r PgRow, column: &str) -> Result<T, SourceError>
+pub(super) fn get<'r, T>(row: &'r PgRow, column: &str) -> Result<T, SourceError>
 where
     T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
@@ -311,7 +380,7 @@ fn mapped(outbox: &config::Outbox) -> Vec<(String, &ColumnName)> {
     mapped
 }
 
-fn mark_column(mark: &MarkColumn) -> &ColumnName {
+pub(super) fn mark_column(mark: &MarkColumn) -> &ColumnName {
     match mark {
         MarkColumn::Timestamp(column) | MarkColumn::Boolean(column) | MarkColumn::Status { column, .. } => {
             column
@@ -329,22 +398,29 @@ fn mark_key(mark: &MarkColumn) -> &'static str {
 }
 
 fn check_type(table: &str, key: &str, name: &ColumnName, column: &Column) -> Result<(), SourceError> {
-    let (wanted, fits) = match key {
-        "columns.order" => ("smallint, integer or bigint", column.kind == Kind::Int),
-        "columns.created_at" | "mark_column (timestamp)" => {
-            ("timestamp with or without time zone", column.kind == Kind::Timestamp)
+    let (wanted, made, fits) = match key {
+        "columns.order" => {
+            ("smallint, integer or bigint", "bigint generated always as identity", column.kind == Kind::Int)
         }
-        "mark_column (boolean)" => ("boolean", column.kind == Kind::Boolean),
-        "columns.headers" => ("json or jsonb", matches!(column.kind, Kind::Json | Kind::Jsonb)),
-        "columns.headers[0]" | "columns.headers[1]" => ("text[]", column.kind == Kind::TextArray),
+        "columns.created_at" | "mark_column (timestamp)" => {
+            ("timestamp with or without time zone", "timestamptz", column.kind == Kind::Timestamp)
+        }
+        "mark_column (boolean)" => ("boolean", "boolean", column.kind == Kind::Boolean),
+        "columns.headers" => ("json or jsonb", "jsonb", matches!(column.kind, Kind::Json | Kind::Jsonb)),
+        "columns.headers[0]" | "columns.headers[1]" => ("text[]", "text[]", column.kind == Kind::TextArray),
         _ => return Ok(()),
     };
     if fits {
         return Ok(());
     }
+    // An id of another type cannot be made a number.
+    let mended = match key {
+        "columns.order" => format!("add column position {made}, and outbox.columns.order = \"position\""),
+        _ => format!("alter column {0} type {made} using {0}::text::{made}", name.quoted()),
+    };
     Err(unfit(
         format!("could not use {table}: \"{name}\" (outbox.{key}) is {}, not {wanted}", column.type_name),
-        format!("name a column of type {wanted} in outbox.{key}, or leave it out"),
+        format!("name a column of type {wanted} in outbox.{key}; or: alter table {table} {mended}"),
     ))
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use outbox_relay::config::load::keys;
 use outbox_relay::config::{
-    ColumnName, Config, HeaderColumns, Mark, MarkColumn, Ordering, Problems, Sink, Sources, load, show,
+    ColumnName, Config, HeaderColumns, Mark, MarkColumn, Ordering, Problems, Sink, Sources, Start, load, show,
 };
 
 const URL: &str = "postgres://relay@localhost/app";
@@ -189,7 +189,6 @@ fn what_comes_in_a_later_version_is_called_that() {
         ("database.pooler", "transaction"),
         ("outbox.capture", "tail"),
         ("outbox.mark", "ranges"),
-        ("outbox.start", "now"),
         ("sink.rabbitmq.url", "amqp://localhost"),
         ("delivery.on_permanent_failure", "halt-key"),
         ("delivery.retry.attempts_max", "10"),
@@ -453,6 +452,21 @@ fn the_default_table_need_not_have_our_columns() {
 }
 
 #[test]
+fn a_beginning_is_all_now_or_after_a_position() {
+    for (written, start) in [("all", Start::All), ("now", Start::Now), ("after:-7", Start::After(-7))] {
+        let config = Given::minimal().flag("outbox.start", written).config();
+        assert_eq!(config.outbox.start, Some(start));
+        assert!(show(&config).contains(&format!("start = \"{written}\"")));
+    }
+    assert_eq!(Given::minimal().config().outbox.start, None);
+    for wrong in ["today", "after", "after:", "after:x", "after:9223372036854775808"] {
+        let (key, _, hint) = Given::minimal().flag("outbox.start", wrong).problem();
+        assert_eq!(key, "outbox.start");
+        assert!(hint.contains("after:1000"), "{hint}");
+    }
+}
+
+#[test]
 fn order_within_a_key_needs_a_key_and_an_order() {
     let given = || {
         Given::minimal()
@@ -465,6 +479,12 @@ fn order_within_a_key_needs_a_key_and_an_order() {
     let problems = given().problems();
     let keys: Vec<_> = problems.0.iter().map(|problem| problem.key.as_str()).collect();
     assert_eq!(keys, ["outbox.columns.order", "outbox.columns.key"]);
+    for way_out in [
+        "alter table \"app\".\"events\" add column position bigint generated always as identity",
+        "ordering = \"none\"",
+    ] {
+        assert!(problems.0[0].hint.contains(way_out), "{}", problems.0[0].hint);
+    }
     given().flag("delivery.ordering", "none").config();
 }
 

@@ -131,7 +131,7 @@ pub(crate) fn fetch(number: u64) -> Fetch {
 }
 
 pub(crate) fn fetched(number: u64, messages: Vec<Routed>) -> Input {
-    let batch = Batch { messages, cut: false, highest: None, writers: Vec::new() };
+    let batch = Batch { messages, cut: false, highest: None, writers: Vec::new(), remarks: Vec::new() };
     Input::Fetched { number, result: Ok(batch) }
 }
 

@@ -8,7 +8,7 @@ use outbox_relay::log::{Chronicle, clean};
 use outbox_relay::pump::Observer;
 use outbox_relay::relay::{Action, Exit, GateState, Input, News, View};
 use outbox_relay::sink::{ErrorType, Failure, Fault};
-use outbox_relay::source::{Refusal, SourceError, SourceErrorKind};
+use outbox_relay::source::{Batch, Refusal, Remark, SourceError, SourceErrorKind};
 
 use crate::heard::{
     Time, broker_out, confirmed, database_out, failed, holding, leading, row, shipment, standing_by, topic,
@@ -151,7 +151,7 @@ fn what_was_quiet_for_a_while_is_said_again() {
 fn text_from_elsewhere_cannot_forge_a_line() {
     let forged = format!("no\nINFO stopped\x1b[2J{}", "x".repeat(1_000));
     assert!(!clean(&forged).contains(char::is_control));
-    assert_eq!(clean(&forged).chars().count(), 300);
+    assert_eq!(clean(&forged).chars().count(), 600);
     let lines = lines_of(|chronicle, time| {
         let failure = Failure::refused(Fault::Transient, ErrorType::Other, forged.as_str());
         tell(chronicle, time, held(1, "a\nb", failure.clone()));
@@ -198,4 +198,21 @@ fn an_end_that_leaves_something_open_says_how_much() {
     });
     assert_line(&lines, &["draining"]);
     assert_line(&lines, &["WARN", "may repeat", "unknown=3"]);
+}
+
+#[test]
+fn what_people_should_know_of_the_database_is_said_once() {
+    let warning = Remark { text: "no index".into(), hint: Some("create index".into()) };
+    let notice = Remark { text: "works as the role relay".into(), hint: None };
+    let lines = lines_of(|chronicle, time| {
+        for number in 1..4 {
+            let remarks = vec![warning.clone(), notice.clone()];
+            let batch =
+                Batch { messages: Vec::new(), cut: false, highest: None, writers: Vec::new(), remarks };
+            chronicle.input(time.now(), &Input::Fetched { number, result: Ok(batch) });
+        }
+    });
+    assert_eq!(lines.len(), 2, "{}", lines.join("\n"));
+    assert_line(&lines, &["WARN", "no index", "create index"]);
+    assert_line(&lines, &["INFO", "works as the role relay"]);
 }

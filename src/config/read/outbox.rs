@@ -8,8 +8,8 @@ use config::Value;
 use super::ms;
 use crate::config::problem::Wrong;
 use crate::config::section::{Reader, Section};
-use crate::config::value::{bytes, choice, column, count, duration, scalar, table, texts};
-use crate::config::{ColumnName, Columns, HeaderColumns, Mark, MarkColumn, Outbox};
+use crate::config::value::{bytes, choice, column, count, duration, scalar, table, text, texts};
+use crate::config::{ColumnName, Columns, HeaderColumns, Mark, MarkColumn, Outbox, Start};
 use crate::route::{CONTENT_TYPE, CORRELATION_ID, REPLY_TO};
 
 /// librdkafka's own limit on a message.
@@ -50,6 +50,7 @@ pub(super) fn outbox(reader: &mut Reader) -> Option<Outbox> {
     let capture = section.defaulted("capture", choice(&[("poll", ())], &["tail"]));
     let preset = section.optional("preset", choice(&PRESETS, &[]));
     let mark = mark(&mut section, preset.flatten() == Some(Preset::Debezium));
+    let start = section.optional("start", start);
     let poll_interval = section.defaulted("poll_interval", duration(ms(1)..=POLL_INTERVAL_MAX));
     let message_bytes_max = section.defaulted("message_bytes_max", bytes(1..=MESSAGE_BYTES_MAX));
     let fetch_rows_max = section.defaulted("fetch_rows_max", count(1..=FETCH_ROWS_MAX));
@@ -61,10 +62,25 @@ pub(super) fn outbox(reader: &mut Reader) -> Option<Outbox> {
         columns: columns?,
         // A missing mark was reported, and is no reason to hide what else is wrong.
         mark: mark.unwrap_or(Mark::Delete),
+        start: start?,
         poll_interval: poll_interval?,
         message_bytes_max: message_bytes_max?,
         fetch_rows_max: fetch_rows_max?,
     })
+}
+
+fn start(value: &Value) -> Result<Start, Wrong> {
+    let written = text(value)?;
+    let position = written.strip_prefix("after:").map(|position| position.trim().parse());
+    match (written.as_str(), position) {
+        ("all", _) => Ok(Start::All),
+        ("now", _) => Ok(Start::Now),
+        (_, Some(Ok(position))) => Ok(Start::After(position)),
+        (_, Some(Err(_)) | None) => Err(Wrong::new(
+            format!("{written:?} is not a beginning"),
+            "write \"all\", \"now\", or \"after:\" and a value of the order column, as in \"after:1000\"",
+        )),
+    }
 }
 
 fn columns(section: &mut Section<'_>, to_headers: Option<BTreeMap<String, ColumnName>>) -> Option<Columns> {

@@ -97,6 +97,7 @@ fn outbox() -> config::Outbox {
             to_headers: BTreeMap::from([("tenant".to_owned(), column("tenant"))]),
         },
         mark: Mark::Delete,
+        start: None,
         poll_interval: Duration::from_millis(250),
         message_bytes_max: 1 << 20,
         fetch_rows_max: 1_000,

@@ -134,7 +134,7 @@ async fn orders_of_the_example_writer_are_relayed_by_a_role_with_the_example_rig
     assert_ne!(writer, once, "the writer is another by now");
     // Twice, as after `down` and `up`.
     for _ in 0..2 {
-        assert_content(&psql(&database.url, &text("deploy/compose/roles.sql")));
+        assert_content(&psql(&database.url, &text("deploy/sql/roles.sql")));
         assert_content(&psql(&database.url, &once));
     }
     let orders = database.count("shop.purchase").await;

@@ -25,7 +25,7 @@ const PAYLOADS: [(&str, &[&str]); 4] = [
 const TABLE: &str = r#"
     create schema "App's";
     create table "App's"."Event {type}" (
-        "Id" uuid not null default gen_random_uuid(), seq bigint generated always as identity,
+        "Id" uuid primary key default gen_random_uuid(), seq bigint generated always as identity,
         "Key" text, body {type}, names text[], "Values" text[], trace text, made timestamptz, done boolean);
     create index on "App's"."Event {type}" (seq) where not coalesce(done, false)"#;
 
@@ -34,6 +34,7 @@ fn mapped(stage: &Stage, payload_type: &str) -> Settings {
     stage
         .settings()
         .text("outbox.table", &format!(r#""App's"."Event {payload_type}""#))
+        .text("outbox.start", "all")
         .text("outbox.mark_kind", "boolean")
         .text("outbox.mark_column", "done")
         .text("outbox.columns.id", "Id")

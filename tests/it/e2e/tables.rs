@@ -14,7 +14,7 @@ const ROWS: &str = include_str!("../data/debezium/rows.sql");
 async fn open(test: &str, ddl: &str) -> Option<(Database, Settings)> {
     let services = Services::find(test)?;
     let database = Database::create_in(&services.postgres_url).await;
-    let settings = Settings::stdout(&database.url).text("lease.ttl", "3s");
+    let settings = Settings::stdout(&database.url).text("lease.ttl", "3s").text("outbox.start", "all");
     let migrated = settings.output(&["migrate"]);
     assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
     database.execute(ddl).await;

@@ -51,7 +51,7 @@ impl Core {
     /// Answers the read of that number.
     fn read(&mut self, number: u64, messages: Vec<Routed>) -> Vec<Action> {
         let highest = Some(Position(1_000));
-        let batch = Batch { messages, cut: false, highest, writers: Vec::new() };
+        let batch = Batch { messages, cut: false, highest, writers: Vec::new(), remarks: Vec::new() };
         self.tell(Input::Fetched { number, result: Ok(batch) })
     }
 

@@ -125,6 +125,7 @@ impl MemoryOutbox {
             cut: false,
             highest: self.rows.last_key_value().map(|(&position, _)| Position(position)),
             writers: self.writers(),
+            remarks: Vec::new(),
         };
         let mut bytes = 0;
         let above = self.rows.range(fetch.after.0.saturating_add(1)..);

@@ -130,6 +130,7 @@ fn route() -> Route {
         to_headers: BTreeMap::new(),
     };
     let outbox = config::Outbox {
+        start: None,
         table: config::TableName::parse("outbox.message").expect("a name"),
         columns,
         mark: config::Mark::Delete,

@@ -50,6 +50,25 @@ impl Postgres {
         server
     }
 
+    /// A second server that follows this one, read-only until it is promoted.
+    pub async fn standby(&self) -> Self {
+        let dir = TempDir::with_prefix("outbox-relay-standby").expect("the temporary directory takes files");
+        let port = free_port();
+        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+        let mut server = Self { url, port, process: None, bin: self.bin.clone(), dir };
+        if root() {
+            server.give_to_postgres();
+        }
+        let mut copy = server.command("pg_basebackup");
+        copy.args(["-d", &self.url, "-R", "-c", "fast", "--no-sync", "-D"]);
+        let done = copy.arg(server.data()).output().expect("OUTBOX_TEST_PG_BIN has a pg_basebackup");
+        assert!(done.status.success(), "pg_basebackup failed: {}", String::from_utf8_lossy(&done.stderr));
+        let socket = server.dir.path().display();
+        server.set(&format!("port = {port}\nunix_socket_directories = '{socket}'\n"));
+        server.restart().await;
+        server
+    }
+
     /// Starts the stopped server again, on the same port, and waits until it takes connections.
     pub async fn restart(&mut self) {
         assert!(self.process.is_none(), "this Postgres is running");
@@ -109,8 +128,13 @@ impl Postgres {
         let own = settings.iter().map(|(name, value)| format!("{name} = '{value}'\n")).collect::<String>();
         let socket = self.dir.path().display();
         let given = format!("{SETTINGS}port = {}\nunix_socket_directories = '{socket}'\n{own}", self.port);
+        self.set(&given);
+    }
+
+    /// Appends to the settings; what comes last wins.
+    fn set(&self, settings: &str) {
         let file = self.data().join("postgresql.conf");
-        let all = fs::read_to_string(&file).expect("initdb wrote it") + &given;
+        let all = fs::read_to_string(&file).expect("initdb wrote it") + settings;
         fs::write(file, all).expect("the data directory takes files");
     }
 

@@ -14,8 +14,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
 use super::{Harness, NewRow};
 
+mod fitness;
 mod hazards;
 mod shapes;
+mod start;
 
 use shapes::Shape;
 
@@ -31,14 +33,17 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// `None` where tests may do without services.
     async fn open(shape: Shape) -> Option<Self> {
-        let database = Database::create().await?;
+        Some(Self::open_in(Database::create().await?, shape).await)
+    }
+
+    async fn open_in(database: Database, shape: Shape) -> Self {
         let settings = settings(&database, shape.outbox, shape.destination_sql);
         migrate(&settings).await.expect("the owner may migrate");
         let mut admin = database.connect().await;
         sqlx::raw_sql(AssertSqlSafe(shape.ddl)).execute(&mut admin).await.expect("the table can be made");
         let id_text = format!("{}::text", settings.outbox.columns.id.quoted());
         let table = settings.outbox.table.quoted();
-        Some(Self { database, settings, insert: shape.insert, id_text, table })
+        Self { database, settings, insert: shape.insert, id_text, table }
     }
 
     async fn run(&self, sql: &str) {
@@ -153,9 +158,13 @@ pub(crate) struct Database {
 
 impl Database {
     async fn create() -> Option<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let url = Services::find("the source's contract over Postgres")?.postgres_url;
-        let admin = PgConnectOptions::from_str(&url).expect("OUTBOX_TEST_POSTGRES is a postgres url");
+        Some(Self::create_in(&url).await)
+    }
+
+    async fn create_in(url: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let admin = PgConnectOptions::from_str(url).expect("OUTBOX_TEST_POSTGRES is a postgres url");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("outbox_relay_test_{}_{number}", std::process::id());
         let mut connection = admin.connect().await.expect("OUTBOX_TEST_POSTGRES can be connected to");
@@ -164,7 +173,7 @@ impl Database {
         lock.execute(&mut connection).await.expect("it is our turn");
         let create = sqlx::raw_sql(AssertSqlSafe(format!("create database {name}")));
         create.execute(&mut connection).await.expect("a database can be created");
-        Some(Self { admin, name })
+        Self { admin, name }
     }
 
     fn url(&self) -> String {
@@ -183,15 +192,15 @@ impl Drop for Database {
         let dropping = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
+            let dropping = async {
                 let mut connection = admin.connect().await.expect("the server still answers");
                 let drop = format!("drop database {name} with (force)");
-                sqlx::raw_sql(AssertSqlSafe(drop))
-                    .execute(&mut connection)
-                    .await
-                    .expect("it is ours to drop");
+                let dropped = sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut connection).await;
+                dropped.expect("it is ours to drop");
                 connection.close().await.expect("a connection can be closed");
-            });
+            };
+            // A commit that waits for a standby must not keep a test that failed.
+            _ = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), dropping).await });
         });
         dropping.join().ok();
     }

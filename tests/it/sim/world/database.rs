@@ -165,7 +165,8 @@ impl World {
         let positions: Vec<i64> = batch.messages.iter().map(|message| message.row.position.0).collect();
         say!(self, "database: {life:?} read {number} shows {positions:?} of {:?}", batch.highest);
         let messages = batch.messages.into_iter().map(|message| self.route(message)).collect();
-        let result = Ok(Batch { messages, cut: batch.cut, highest: batch.highest, writers });
+        let result =
+            Ok(Batch { messages, cut: batch.cut, highest: batch.highest, writers, remarks: batch.remarks });
         Input::Fetched { number, result }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use outbox_relay::config::{self, Columns, HeaderColumns, Mark, MarkColumn, TableName};
+use outbox_relay::config::{self, Columns, HeaderColumns, Mark, MarkColumn, Start, TableName};
 
 use super::super::MESSAGE_BYTES_MAX;
 use super::{Outbox, column};
@@ -21,6 +21,8 @@ pub(crate) fn outbox(schema: Option<&str>, table: &str, columns: Columns, mark: 
         table: TableName { schema: schema.map(str::to_owned), table: table.to_owned() },
         columns,
         mark,
+        // Rows of a table without a creation time are of no known age.
+        start: Some(Start::All),
         poll_interval: Duration::from_millis(250),
         message_bytes_max: MESSAGE_BYTES_MAX,
         fetch_rows_max: 1_000,

@@ -1,0 +1,66 @@
+-- A role for the relay that may do what the relay does, and nothing else.
+--
+-- Run it with psql, after `outbox-relay migrate`, as a superuser or as a role that may create roles and owns
+-- the outbox table and the schema of the relay. It may be run again.
+--
+--   psql -v relay=relay -v outbox_schema=outbox -v outbox_table=message \
+--        -v mark=update -v mark_column=delivered_at -v state_schema=outbox_relay -f roles.sql DATABASE
+--
+--   relay          the role: made if there is none, with no password (set one with \password)
+--   outbox_schema  and outbox_table: the application's table, as stored
+--   mark           as outbox.mark: update or delete
+--   mark_column    as outbox.mark_column; with mark=delete it is not looked at
+--   state_schema   as state.schema
+--
+-- What is left out has the value shown above. The role needs no more, whatever the relay is told to do:
+-- the tables are made by `outbox-relay migrate`, which is run by their owner.
+\set ON_ERROR_STOP on
+
+\if :{?relay} \else \set relay relay \endif
+\if :{?outbox_schema} \else \set outbox_schema outbox \endif
+\if :{?outbox_table} \else \set outbox_table message \endif
+\if :{?mark} \else \set mark update \endif
+\if :{?mark_column} \else \set mark_column delivered_at \endif
+\if :{?state_schema} \else \set state_schema outbox_relay \endif
+select :'mark' = 'delete' as deletes, current_database() as database \gset
+
+begin;
+
+select format('create role %I login', :'relay') as made
+where not exists (select from pg_catalog.pg_roles where rolname = :'relay') \gexec
+
+-- Any of these would be a way around every grant below. A role made here has none of them.
+select exists (
+    select from pg_catalog.pg_roles
+    where rolname = :'relay' and (rolsuper or rolcreatedb or rolcreaterole or rolreplication)
+) as may_more \gset
+\if :may_more
+    \warn the role may do more than these grants: alter role it nosuperuser nocreatedb nocreaterole noreplication
+\endif
+
+-- An active relay has three connections and one that stands by has one. In a rolling deployment both are
+-- there, and a connection that was cut may outlive its successor's beginning.
+alter role :"relay" connection limit 12;
+
+-- The relay sets these itself on every connection. Here they also bind whoever else logs in as the role.
+alter role :"relay" set statement_timeout = '30s';
+alter role :"relay" set lock_timeout = '2s';
+alter role :"relay" set idle_in_transaction_session_timeout = '10s';
+
+grant connect on database :"database" to :"relay";
+
+-- The application's table: read it, and mark. Row security would hide rows: where it is enabled, the relay
+-- says so and what to do.
+grant usage on schema :"outbox_schema" to :"relay";
+grant select on :"outbox_schema".:"outbox_table" to :"relay";
+\if :deletes
+grant delete on :"outbox_schema".:"outbox_table" to :"relay";
+\else
+grant update (:"mark_column") on :"outbox_schema".:"outbox_table" to :"relay";
+\endif
+
+-- The relay's own tables: who may publish, and where each pipeline began. Nothing is ever deleted.
+grant usage on schema :"state_schema" to :"relay";
+grant select, insert, update on :"state_schema".lease, :"state_schema".pipeline to :"relay";
+
+commit;
