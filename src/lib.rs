@@ -11,6 +11,7 @@
 //! * [`pump`]: the only loop, carrying the relay's actions out and their results back
 //! * [`metrics`], [`log`], [`status`] and [`admin`]: what can be seen of it, by the [`clock`] of the
 //!   machine and with one notion of [`health`]
+//! * `tls`: why a server is not trusted, in words for people
 //! * [`config`] and [`cli`]: what can be asked of it
 //! * [`run`]: puts the parts together
 //!
@@ -33,3 +34,4 @@ pub mod run;
 pub mod sink;
 pub mod source;
 pub mod status;
+mod tls;

@@ -15,10 +15,8 @@ pub(super) const DEFAULTS: &str = "the defaults";
 pub(super) const PRESET: &str = "the preset";
 
 /// Keys of later versions: known, so that nobody searches for a typing error.
-const NOT_YET: [&str; 15] = [
-    "database.listen_url",
+const NOT_YET: [&str; 13] = [
     "outbox.start",
-    "outbox.listen",
     "outbox.columns.due_at",
     "outbox.columns.expires_at",
     "outbox.columns.reply_to",
