@@ -14,6 +14,7 @@ mod e2e;
 mod heard;
 mod log;
 mod metrics;
+mod secrets;
 mod sim;
 mod support;
 mod tidy;
