@@ -23,7 +23,7 @@ use outbox_relay::message::{Header, Position, RowId, RowRef};
 use outbox_relay::relay::{Action, Backoff, Input, LeaseTiming, Limits, Load, Relay, Rules};
 use outbox_relay::route::Routed;
 use outbox_relay::sink::{Destination, Outcome, Record, Shipment, SinkEvent};
-use outbox_relay::source::{Backlog, Batch, Fetch, LaneKey, Settled};
+use outbox_relay::source::{Backlog, Batch, Fetch, Holder, LaneKey, Settled};
 
 /// Enough for keys to follow one another closely without waiting much.
 const KEYS: i64 = 1_000;
@@ -88,6 +88,7 @@ const fn limits() -> Limits {
         settle_rows_max: 5_000,
         held_max: 1_000,
         poll_interval: Duration::from_millis(250),
+        listen: false,
         backoff: Backoff { min: Duration::from_millis(200), max: Duration::from_secs(300) },
         lease: LeaseTiming { ttl: Duration::from_secs(10) },
         drain_timeout: Duration::from_secs(10),
@@ -107,7 +108,7 @@ struct World {
 impl World {
     fn carry_out(&mut self, action: Action) {
         let answer = match action {
-            Action::Lease => Input::Lease(Ok(Some(1))),
+            Action::Lease => Input::Lease(Ok(Holder::Us(1))),
             Action::Release => Input::Released(Ok(())),
             Action::Open(_) => Input::Opened(Ok(Vec::new())),
             Action::Fetch(fetch) => Input::Fetched { number: fetch.number, result: Ok(self.read(&fetch)) },
@@ -117,6 +118,7 @@ impl World {
                 let done = settlements.iter().map(|settlement| settlement.row().clone()).collect();
                 Input::Settled(Ok(Settled { done, refused: Vec::new() }))
             }
+            Action::Listen => Input::Hinted(Ok(())),
             Action::Measure => Input::Measured(Ok(Backlog {
                 pending_rows: 0,
                 oldest: None,

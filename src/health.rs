@@ -28,6 +28,8 @@ pub fn database_answer(input: &Input) -> Option<(Call, Result<(), &SourceError>)
         Input::Fetched { result, .. } => Some((Call::Fetch, result.as_ref().map(drop))),
         Input::Settled(result) => Some((Call::Settle, result.as_ref().map(drop))),
         Input::Measured(result) => Some((Call::Measure, result.as_ref().map(drop))),
+        // A hint that cannot be had makes nothing fail.
+        Input::Hinted(_) => None,
         Input::Opened(_) | Input::Sink(_) | Input::Tick | Input::Drain | Input::Abort => None,
     }
 }
@@ -96,6 +98,10 @@ impl Health {
 pub const fn advice(error_type: ErrorType) -> Option<&'static str> {
     match error_type {
         ErrorType::BrokerUnavailable => Some("check sink.kafka.brokers and the way to them; nothing is lost"),
+        ErrorType::Tls => Some(
+            "see that the broker's certificate is valid now, names the host it is called by, and is signed by an \
+             authority we were told of; and that it accepts ours, if it asks for one",
+        ),
         ErrorType::Auth => Some("check the credentials, and that they may write to this destination"),
         ErrorType::UnknownDestination => Some("create the topic, or correct route.topic"),
         ErrorType::Unroutable => Some("bind a queue to the exchange, or correct the route"),

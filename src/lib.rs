@@ -11,6 +11,7 @@
 //! * [`pump`]: the only loop, carrying the relay's actions out and their results back
 //! * [`metrics`], [`log`], [`status`] and [`admin`]: what can be seen of it, by the [`clock`] of the
 //!   machine and with one notion of [`health`]; [`supervisor`] tells the service manager
+//! * `tls`: why a server is not trusted, in words for people
 //! * [`config`] and [`cli`]: what can be asked of it
 //! * [`run`]: puts the parts together
 //! * [`demo`]: shows all of it at work, on a stage of its own
@@ -36,3 +37,4 @@ pub mod sink;
 pub mod source;
 pub mod status;
 pub mod supervisor;
+mod tls;

@@ -103,6 +103,7 @@ pub async fn pump<S: Source, K: Sink>(
                 Action::Measure => {
                     under_way.push(Box::pin(source.backlog().map(|a| Else(Input::Measured(a)))));
                 }
+                Action::Listen => under_way.push(Box::pin(source.listen().map(|a| Else(Input::Hinted(a))))),
                 Action::Open(epoch) => {
                     let opened = Input::Opened(sink.open(epoch).await);
                     observer.input(started.elapsed(), &opened);

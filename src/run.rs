@@ -117,9 +117,10 @@ fn runtime() -> io::Result<runtime::Runtime> {
 fn relay_until_stopped(config: &Config) -> Result<Exit, Failed> {
     log::init(&config.log).map_err(|error| Failed::new(Exit::Config, error))?;
     let (settings, route) = source_settings(config)?;
-    let source = Poll::new(settings)?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
+        // Made and dropped in here: a connection that listens says good-bye in a task.
+        let source = Poll::new(settings)?;
         match &config.sink {
             config::Sink::Kafka(kafka) => {
                 relay_into(config, &source, route, KafkaSink::new(kafka, client_limits(config))).await
@@ -213,6 +214,7 @@ fn limits(config: &Config) -> Limits {
         settle_rows_max: SETTLE_ROWS_MAX,
         held_max: HELD_MAX,
         poll_interval: config.outbox.poll_interval,
+        listen: config.outbox.listen.is_some(),
         backoff: Backoff { min: delivery.backoff_min, max: delivery.backoff_max },
         lease: LeaseTiming { ttl: config.lease.ttl },
         drain_timeout: delivery.drain_timeout,

@@ -311,7 +311,8 @@ impl Observer for Reporter {
             | Action::Publish(_)
             | Action::Purge
             | Action::Settle(_)
-            | Action::Measure => {}
+            | Action::Measure
+            | Action::Listen => {}
         }
     }
 

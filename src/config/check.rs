@@ -5,8 +5,9 @@
 use std::net::IpAddr;
 
 use super::problem::Wrong;
+use super::read::url_has_options;
 use super::section::Reader;
-use super::{Admin, Database, Delivery, Metrics, Ordering, Outbox, Route, size};
+use super::{Admin, Database, Delivery, Metrics, Ordering, Outbox, Pooler, Route, size};
 use crate::route::problems;
 
 /// A lock wait that outlasts the statement would be reported as a slow statement.
@@ -15,6 +16,31 @@ pub(super) fn timeouts(reader: &mut Reader, database: Option<&Database>) {
     if database.lock_timeout >= database.statement_timeout {
         let hint = "write less than database.statement_timeout, which would end the wait first";
         reader.report("database.lock_timeout", Wrong::new("has no effect", hint));
+    }
+}
+
+/// Poolers lend sessions: what takes one of our own needs another way to the server.
+pub(super) fn pooler(reader: &mut Reader, database: Option<&Database>, outbox: Option<&Outbox>) {
+    let (Some(database), Some(outbox)) = (database, outbox) else { return };
+    match database.pooler {
+        Pooler::None => {}
+        Pooler::Transaction => through_pooler(reader, database, outbox),
+    }
+    if database.listen_url.is_some() && outbox.listen.is_none() {
+        let hint = "write outbox.listen = true, or remove it";
+        reader.report("database.listen_url", Wrong::new("has no effect without outbox.listen", hint));
+    }
+}
+
+fn through_pooler(reader: &mut Reader, database: &Database, outbox: &Outbox) {
+    if outbox.listen.is_some() && database.listen_url.is_none() {
+        let hint = "write the url of the server itself, past the pooler; or remove outbox.listen";
+        let problem = "is missing with outbox.listen and pooler = \"transaction\"";
+        reader.report("database.listen_url", Wrong::new(problem, hint));
+    }
+    if url_has_options(&database.url) {
+        let hint = "remove options from the url: a pooler refuses them, and what they set would not last";
+        reader.report("database.url", Wrong::new("holds options with pooler = \"transaction\"", hint));
     }
 }
 

@@ -59,11 +59,22 @@ pub struct Pipeline {
 pub struct Database {
     /// `postgres://…`, with the password merged in from `password_file` if that is set.
     pub url: Secret,
+    pub pooler: Pooler,
+    /// Where notifications are listened for, if not at `url`.
+    pub listen_url: Option<Secret>,
     /// How long one statement may run on the server.
     pub statement_timeout: Duration,
     /// How long a statement may wait for a lock.
     pub lock_timeout: Duration,
     pub connect_timeout: Duration,
+}
+
+/// What stands between us and the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooler {
+    None,
+    /// It lends a session for one transaction: nothing may be left behind in it.
+    Transaction,
 }
 
 /// `[state]`
@@ -83,6 +94,8 @@ pub struct Outbox {
     pub start: Option<Start>,
     /// The longest pause between two reads while idle.
     pub poll_interval: Duration,
+    /// The channel on which writers may notify us; `None` if nobody listens.
+    pub listen: Option<String>,
     pub message_bytes_max: usize,
     /// Rows a single read returns at most.
     pub fetch_rows_max: usize,

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::section::{Reader, Section};
 use super::value::{address, bytes, choice, column, count, duration, text};
 use super::{
-    Admin, Config, Database, Delivery, Lease, Log, LogFormat, Metrics, Ordering, Pipeline, Sink, State,
-    check, value,
+    Admin, Config, Database, Delivery, Lease, Log, LogFormat, Metrics, Ordering, Pipeline, Pooler, Sink,
+    State, check, value,
 };
 use crate::config::problem::Wrong;
 
@@ -19,8 +19,11 @@ mod kafka;
 mod outbox;
 mod route;
 
-use database_url::database_url;
-pub(super) use database_url::{is_plaintext_allowed as url_is_plaintext_allowed, redacted as url_redacted};
+use database_url::{Urls, database_urls};
+pub(super) use database_url::{
+    has_options as url_has_options, is_plaintext_allowed as url_is_plaintext_allowed,
+    redacted as url_redacted,
+};
 pub(super) use kafka::{is_plaintext_allowed as kafka_is_plaintext_allowed, is_secret as property_is_secret};
 pub(super) use outbox::NAMED_HEADERS;
 
@@ -43,6 +46,7 @@ pub(super) fn config(reader: &mut Reader) -> Option<Config> {
     let log = log(&mut reader.section("log"));
 
     check::timeouts(reader, database.as_ref());
+    check::pooler(reader, database.as_ref(), outbox.as_ref());
     check::windows(reader, outbox.as_ref(), delivery.as_ref());
     check::backoff(reader, delivery.as_ref());
     check::ordering(reader, outbox.as_ref(), delivery.as_ref());
@@ -79,14 +83,18 @@ fn pipeline(section: &mut Section<'_>) -> Option<Pipeline> {
 }
 
 fn database(section: &mut Section<'_>) -> Option<Database> {
-    let url = database_url(section);
+    const POOLERS: [(&str, Pooler); 2] = [("none", Pooler::None), ("transaction", Pooler::Transaction)];
+
+    let urls = database_urls(section);
     let statement_timeout = section.defaulted("statement_timeout", duration(ms(100)..=HOUR));
     let lock_timeout = section.defaulted("lock_timeout", duration(ms(10)..=HOUR));
     let connect_timeout = section.defaulted("connect_timeout", duration(ms(100)..=HOUR));
-    let pooler = section.defaulted("pooler", choice(&[("none", ())], &["transaction"]));
-    pooler?;
+    let pooler = section.defaulted("pooler", choice(&POOLERS, &[]));
+    let Urls { url, listen_url } = urls?;
     Some(Database {
-        url: url?,
+        url,
+        pooler: pooler?,
+        listen_url,
         statement_timeout: statement_timeout?,
         lock_timeout: lock_timeout?,
         connect_timeout: connect_timeout?,

@@ -15,9 +15,7 @@ pub(super) const DEFAULTS: &str = "the defaults";
 pub(super) const PRESET: &str = "the preset";
 
 /// Keys of later versions: known, so that nobody searches for a typing error.
-const NOT_YET: [&str; 9] = [
-    "database.listen_url",
-    "outbox.listen",
+const NOT_YET: [&str; 7] = [
     "outbox.columns.due_at",
     "outbox.columns.expires_at",
     "sink.rabbitmq",

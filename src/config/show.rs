@@ -10,7 +10,7 @@ use super::read::{
 };
 use super::{
     ColumnName, Columns, Config, Database, Delivery, Format, HeaderColumns, Kafka, LogFormat, Mark,
-    MarkColumn, Ordering, Outbox, Route, Secret, Sink, Target, Way, size,
+    MarkColumn, Ordering, Outbox, Pooler, Route, Secret, Sink, Target, Way, size,
 };
 use crate::sink::OnUnroutable;
 
@@ -52,8 +52,18 @@ fn database(page: &mut Page, database: &Database) {
     page.duration("statement_timeout", database.statement_timeout);
     page.duration("lock_timeout", database.lock_timeout);
     page.duration("connect_timeout", database.connect_timeout);
-    page.text("pooler", "none");
-    page.bare("insecure_allow_plaintext", url_is_plaintext_allowed(&database.url));
+    page.text(
+        "pooler",
+        match database.pooler {
+            Pooler::None => "none",
+            Pooler::Transaction => "transaction",
+        },
+    );
+    if let Some(url) = &database.listen_url {
+        page.text("listen_url", url_redacted(url));
+    }
+    let mut urls = std::iter::once(&database.url).chain(&database.listen_url);
+    page.bare("insecure_allow_plaintext", urls.any(url_is_plaintext_allowed));
 }
 
 fn outbox(page: &mut Page, outbox: &Outbox) {
@@ -66,6 +76,10 @@ fn outbox(page: &mut Page, outbox: &Outbox) {
         page.text("start", start);
     }
     page.duration("poll_interval", outbox.poll_interval);
+    page.bare("listen", outbox.listen.is_some());
+    if let Some(channel) = &outbox.listen {
+        page.text("listen_channel", channel);
+    }
     page.size("message_bytes_max", outbox.message_bytes_max);
     page.bare("fetch_rows_max", outbox.fetch_rows_max);
     columns(page, &outbox.columns);

@@ -21,7 +21,7 @@ use crate::message::RowRef;
 use crate::pump::Observer;
 use crate::relay::{Action, Exit, Input, News, View};
 use crate::sink::{Destination, ErrorType, Failure, Fault, SinkEvent};
-use crate::source::{Epoch, Refusal, Remark, SourceError, SourceErrorKind};
+use crate::source::{Epoch, Holder, Refusal, Remark, SourceError, SourceErrorKind};
 use limit::{Outage, Summary, Tally};
 
 /// Why nothing can be logged.
@@ -69,6 +69,7 @@ pub struct Chronicle {
     epoch: Option<Epoch>,
     standby_said: bool,
     database: Option<Outage<SourceError>>,
+    listener: Option<Outage<SourceError>>,
     broker: Option<Outage<Failure>>,
     sink: Option<Outage<Failure>>,
     held: Tally<FailureKind>,
@@ -86,6 +87,7 @@ impl Chronicle {
             epoch: None,
             standby_said: false,
             database: None,
+            listener: None,
             broker: None,
             sink: None,
             held: Tally::default(),
@@ -231,6 +233,24 @@ impl Chronicle {
         }
     }
 
+    /// Told once: while it lasts, rows are found as they would be without it.
+    fn heard_from_listener(&mut self, now: Duration, answer: &Result<(), SourceError>) {
+        let pipeline = &self.pipeline;
+        match (answer, &mut self.listener) {
+            (Err(failure), Some(outage)) => outage.goes_on(failure),
+            (Err(failure), None) => {
+                let (reason, hint) = (clean(&failure.message), failure.hint.as_deref().map(clean));
+                warn!(pipeline, reason, hint, "notifications lost: rows are found by polling alone");
+                self.listener = Some(Outage::new(now, failure.clone()));
+            }
+            (Ok(()), Some(outage)) => {
+                info!(pipeline, lasted_s = outage.lasted_s(now), "notifications regained");
+                self.listener = None;
+            }
+            (Ok(()), None) => {}
+        }
+    }
+
     fn say_database(&self, failure: &SourceError, lasted_s: Option<u64>) {
         let (pipeline, reason) = (&self.pipeline, clean(&failure.message));
         let hint = failure.hint.as_deref().map(clean);
@@ -315,7 +335,8 @@ impl Observer for Chronicle {
             | Action::Publish(_)
             | Action::Purge
             | Action::Settle(_)
-            | Action::Measure => {}
+            | Action::Measure
+            | Action::Listen => {}
         }
     }
 
@@ -325,10 +346,11 @@ impl Observer for Chronicle {
             self.heard_from_database(now, answer);
         }
         match input {
-            Input::Lease(Ok(None)) if self.epoch.is_none() && !self.standby_said => {
+            Input::Lease(Ok(Holder::Other { .. })) if self.epoch.is_none() && !self.standby_said => {
                 self.standby_said = true;
                 info!(pipeline = self.pipeline, "standing by: another relay holds the lease");
             }
+            Input::Hinted(answer) => self.heard_from_listener(now, answer),
             Input::Sink(events) if self.sink.is_some() && confirms(events) => {
                 let outage = self.sink.take().expect("it was looked at");
                 let lasted_s = outage.lasted_s(now);

@@ -239,6 +239,7 @@ impl Observer for Meter {
             | Action::Release
             | Action::Open(_)
             | Action::Purge
+            | Action::Listen
             | Action::Tell(_)
             | Action::Stop(_) => {}
         }
@@ -254,6 +255,7 @@ impl Observer for Meter {
             Input::Lease(_)
             | Input::Released(_)
             | Input::Opened(_)
+            | Input::Hinted(_)
             | Input::Tick
             | Input::Drain
             | Input::Abort => {}

@@ -30,12 +30,14 @@ mod fetching;
 mod gate;
 mod hand;
 mod lane;
+mod listening;
 pub mod policy;
 mod publishing;
 mod reading;
 mod register;
 mod rules;
 mod settling;
+mod stopping;
 mod tenure;
 
 pub use backoff::Backoff;
@@ -47,10 +49,13 @@ pub use tenure::LeaseTiming;
 use crate::message::{Position, RowId, RowRef};
 use crate::route::Routed;
 use crate::sink::{Destination, Failure, Shipment, SinkEvent};
-use crate::source::{Backlog, Batch, Epoch, Fetch, LaneKey, Refusal, Settled, Settlement, SourceError};
+use crate::source::{
+    Backlog, Batch, Epoch, Fetch, Holder, LaneKey, Refusal, Settled, Settlement, SourceError,
+};
 use gate::Gate;
 use hand::Hand;
 use lane::{Lane, Next, Outlet};
+use listening::Listening;
 use reading::Reading;
 use register::Register;
 use settling::Settling;
@@ -71,6 +76,8 @@ pub struct Limits {
     pub held_max: usize,
     /// The longest pause between two reads.
     pub poll_interval: Duration,
+    /// Ask to be told of rows meanwhile.
+    pub listen: bool,
     /// Between two tries of a failed message.
     pub backoff: Backoff,
     pub lease: LeaseTiming,
@@ -95,7 +102,7 @@ impl Limits {
 #[derive(Debug)]
 pub enum Input {
     /// Answers [`Action::Lease`].
-    Lease(Result<Option<Epoch>, SourceError>),
+    Lease(Result<Holder, SourceError>),
     /// Answers [`Action::Release`]; whether it worked changes nothing.
     Released(Result<(), SourceError>),
     /// Answers [`Action::Open`]: rows known to be delivered though perhaps not marked.
@@ -108,6 +115,8 @@ pub enum Input {
     Settled(Result<Settled, SourceError>),
     /// Answers [`Action::Measure`]; for the metrics, which listen to inputs.
     Measured(Result<Backlog, SourceError>),
+    /// Answers [`Action::Listen`]: rows may have become pending.
+    Hinted(Result<(), SourceError>),
     /// Time has passed.
     Tick,
     /// Stop reading, finish what flies, settle, stop.
@@ -128,6 +137,7 @@ pub enum Action {
     Purge,
     Settle(Vec<Settlement>),
     Measure,
+    Listen,
     /// Nothing to do but to say it, in a log line or a metric.
     Tell(News),
     Stop(Exit),
@@ -253,6 +263,7 @@ pub struct Relay {
     fetch_next: Duration,
     fetch_pause: Duration,
     fetch_failures: u32,
+    listening: Listening,
     /// The next read starts at the beginning once this has come.
     sweep_next: Duration,
     /// A read waits until then for a crowded outlet to clear.
@@ -272,6 +283,8 @@ pub struct Relay {
     settling: Settling,
     drain_until: Option<Duration>,
     releasing: bool,
+    /// Rows that were in doubt when the lease was given back.
+    handed_over: usize,
     /// Rows that were sent and not confirmed, and which the broker may hold all the same.
     doubted: BTreeSet<RowId>,
     stopped: bool,
@@ -309,6 +322,7 @@ impl Relay {
             fetch_next: Duration::ZERO,
             fetch_pause: POLL_MIN,
             fetch_failures: 0,
+            listening: Listening::default(),
             sweep_next: SWEEP_EVERY,
             crowded_until: None,
             hand: Hand::default(),
@@ -325,6 +339,7 @@ impl Relay {
             settling: Settling::default(),
             drain_until: None,
             releasing: false,
+            handed_over: 0,
             doubted: BTreeSet::new(),
             stopped: false,
             measuring: false,
@@ -342,6 +357,7 @@ impl Relay {
             Input::Sink(events) => self.sink_reported(now, events),
             Input::Settled(result) => self.settled(now, result),
             Input::Measured(answer) => self.measured(now, answer.as_ref().ok()),
+            Input::Hinted(answer) => self.hinted(now, &answer),
             Input::Tick => {}
             Input::Drain => self.drain(now),
             Input::Abort => self.stop(self.exit_now()),
@@ -370,8 +386,11 @@ impl Relay {
         if !self.measuring && self.tenure.epoch().is_some() {
             earlier(self.measure_next);
         }
-        if let Some(until) = self.drain_until {
-            earlier(until);
+        if let Some(time) = self.listens_at() {
+            earlier(time);
+        }
+        if let Some(time) = self.stops_at(now) {
+            earlier(time);
         }
         if self.opened.is_none() && self.opening.is_none() && self.tenure.epoch().is_some() {
             earlier(self.open_after);
@@ -433,6 +452,7 @@ impl Relay {
         self.plan_publish(now);
         self.plan_fetch(now);
         self.plan_measure(now);
+        self.plan_listen(now);
         self.plan_stop(now);
     }
 
@@ -479,51 +499,12 @@ impl Relay {
         self.measure_next = now + self.limits.backlog_interval;
     }
 
-    fn plan_stop(&mut self, now: Duration) {
-        let Some(until) = self.drain_until else { return };
-        if now >= until {
-            return self.stop(self.exit_now());
-        }
-        // A question for the lease that is still under way could take it again after it was given back.
-        if self.hand.in_flight.rows > 0 || self.tenure.asking() || self.releasing {
-            return;
-        }
-        if self.tenure.epoch().is_some() {
-            self.releasing = true;
-            self.actions.push_back(Action::Release);
-        } else {
-            self.stop(self.exit_now());
-        }
-    }
-
-    fn drain(&mut self, now: Duration) {
-        if self.drain_until.is_none() {
-            self.drain_until = Some(now + self.limits.drain_timeout);
-            self.drop_ready();
-            self.tell(News::Draining);
-        }
-    }
-
-    fn exit_now(&self) -> Exit {
-        match self.unknown() {
-            0 => Exit::Drained,
-            unknown => Exit::Unfinished { unknown },
-        }
-    }
-
-    fn stop(&mut self, exit: Exit) {
-        if !self.stopped {
-            self.stopped = true;
-            self.actions.push_back(Action::Stop(exit));
-        }
-    }
-
-    fn lease_answered(&mut self, now: Duration, answer: Result<Option<Epoch>, SourceError>) {
-        let Ok(epoch) = answer else {
+    fn lease_answered(&mut self, now: Duration, answer: Result<Holder, SourceError>) {
+        let Ok(holder) = answer else {
             let pause = DATABASE_BACKOFF.pause(2, self.draw());
             return self.tenure.failed(now, pause);
         };
-        match self.tenure.answered(now, epoch) {
+        match self.tenure.answered(now, holder) {
             Change::None => {
                 if self.tenure.trusted(now) {
                     self.purged = false;

@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use crate::source::Epoch;
+use crate::source::{Epoch, Holder};
 
 /// Timing of the lease, all derived from its time to live.
 #[derive(Debug, Clone, Copy)]
@@ -36,12 +36,16 @@ impl LeaseTiming {
         self.ttl / 5
     }
 
-    /// How often a standby asks: a lease given back is taken over within this time.
+    /// How often a standby asks: a lease given back is taken over within this time. One that expires is
+    /// asked for when it does.
     #[must_use]
     pub fn ask_every(self) -> Duration {
         (self.ttl / 4).min(Duration::from_millis(500))
     }
 }
+
+/// A lease is free after its last moment, not in it.
+const EXPIRED: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Tenure {
@@ -88,10 +92,16 @@ impl Tenure {
         true
     }
 
-    pub(super) fn answered(&mut self, now: Duration, epoch: Option<Epoch>) -> Change {
+    pub(super) fn answered(&mut self, now: Duration, holder: Holder) -> Change {
         let asked_at = self.asked_at.take().unwrap_or(now);
-        let pause = if epoch.is_some() { self.timing.renew_every() } else { self.timing.ask_every() };
-        self.ask_next = asked_at + pause;
+        self.ask_next = match holder {
+            Holder::Us(_) => asked_at + self.timing.renew_every(),
+            // It was measured before it was answered, so by then it has expired.
+            Holder::Other { expires_in } => {
+                (asked_at + self.timing.ask_every()).min(now + expires_in + EXPIRED)
+            }
+        };
+        let epoch = holder.epoch();
         if epoch.is_some() {
             self.trusted_until = asked_at + self.timing.ttl.saturating_sub(self.timing.margin());
         }

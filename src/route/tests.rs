@@ -35,6 +35,7 @@ fn outbox() -> Outbox {
         },
         mark: Mark::Delete,
         poll_interval: Duration::from_millis(250),
+        listen: None,
         message_bytes_max: 1_048_576,
         fetch_rows_max: 1_000,
     }

@@ -172,6 +172,8 @@ pub enum Fault {
 pub enum ErrorType {
     Timeout,
     BrokerUnavailable,
+    /// One side does not trust the other's certificate.
+    Tls,
     Auth,
     UnknownDestination,
     Unroutable,
@@ -187,9 +189,10 @@ pub enum ErrorType {
 
 impl ErrorType {
     /// Every value, so that metrics can show each series from the start.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Timeout,
         Self::BrokerUnavailable,
+        Self::Tls,
         Self::Auth,
         Self::UnknownDestination,
         Self::Unroutable,
@@ -209,6 +212,7 @@ impl ErrorType {
         match self {
             Self::Timeout => "timeout",
             Self::BrokerUnavailable => "broker_unavailable",
+            Self::Tls => "tls",
             Self::Auth => "auth",
             Self::UnknownDestination => "unknown_destination",
             Self::Unroutable => "unroutable",

@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError};
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
+use super::statement::literal;
+use super::wire::Wire;
 use super::{SourceError, SourceErrorKind};
-use crate::config;
+use crate::config::{self, Pooler};
+use crate::tls;
 
 /// How much longer than the server we wait for a statement: after that the link is taken for dead.
 const LINK_GRACE: Duration = Duration::from_secs(3);
@@ -20,6 +23,8 @@ const LINK_GRACE: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub(crate) struct Connector {
     options: PgConnectOptions,
+    /// Behind a pooler that shares sessions: the statements that begin each transaction.
+    begin: Option<Arc<str>>,
     connect_timeout: Duration,
     statement_limit: Duration,
 }
@@ -34,45 +39,98 @@ impl Connector {
     /// # Errors
     /// `Unfit` if the URL cannot be read.
     pub(crate) fn new(database: &config::Database, pipeline: &str) -> Result<Self, SourceError> {
-        let options = PgConnectOptions::from_str(database.url.reveal())
-            .map_err(|_| {
-                unfit("could not read the database url", "write it as postgres://user@host/database")
-            })?
-            .application_name(&format!("outbox-relay/{pipeline}"))
-            .extra_float_digits(1)
-            .options(settings(database))
-            .disable_statement_logging();
-        Ok(Self {
+        let options = identified(&database.url, pipeline)?;
+        Ok(match database.pooler {
+            Pooler::None => Self::with(options.options(settings(database)), None, database),
+            Pooler::Transaction => Self::with(options, Some(begin(database).into()), database),
+        })
+    }
+
+    /// A way to a session of our own, as notifications need it: past any pooler.
+    ///
+    /// # Errors
+    /// `Unfit` if the URL cannot be read.
+    pub(crate) fn direct(database: &config::Database, pipeline: &str) -> Result<Self, SourceError> {
+        let url = database.listen_url.as_ref().unwrap_or(&database.url);
+        Ok(Self::with(identified(url, pipeline)?.options(settings(database)), None, database))
+    }
+
+    fn with(options: PgConnectOptions, begin: Option<Arc<str>>, database: &config::Database) -> Self {
+        Self {
             options,
+            begin,
             connect_timeout: database.connect_timeout,
             statement_limit: database.statement_timeout + LINK_GRACE,
-        })
+        }
     }
 
     /// # Errors
     /// `Unavailable`, or `Unfit` for a refused login, a missing database or a standby server.
     pub(crate) async fn connect(&self) -> Result<Link, SourceError> {
-        let attempt = "could not connect to the database";
         let made = bounded(self.connect_timeout, PgConnection::connect_with(&self.options)).await;
-        let connection = made.map_err(|error| explain(attempt, &error))?;
-        let mut link = Link { connection, pid: 0, limit: self.statement_limit };
-        let (pid, recovering) = link
-            .ask(attempt, async |c| {
-                sqlx::query_as::<_, (i32, bool)>("select pg_backend_pid(), pg_is_in_recovery()")
-                    .fetch_one(c)
-                    .await
-            })
-            .await?;
-        if recovering {
+        let connection = made.map_err(|error| explain(CONNECT, &error))?;
+        let shared = self.begin.is_some();
+        let wire = Wire::new(connection, !shared);
+        let mut link = Link { wire, pid: 0, begin: self.begin.clone(), limit: self.statement_limit };
+        let found = link.ask(CONNECT, async |c| look(c, shared).await).await?;
+        if found.recovering {
             return Err(unfit(
                 "could not use the database: this server is a standby, nothing can be marked on it",
                 "point the url at the primary, or list every host with a name that follows it; to make this server the \
                  primary: select pg_promote()",
             ));
         }
-        link.pid = pid;
+        if !found.settled {
+            // Among what was lost are those settings that order and durability rest on.
+            return Err(unfit(
+                "could not use the database: the session is not set up as asked, a pooler stands in between",
+                POOLER_HINT,
+            ));
+        }
+        // Behind a pooler the next transaction may be another process's.
+        link.pid = if shared { 0 } else { found.pid };
         Ok(link)
     }
+
+    /// How to connect, for a client that does it by itself.
+    pub(crate) fn options(&self) -> PgConnectOptions {
+        self.options.clone()
+    }
+
+    pub(crate) const fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+
+    pub(crate) const fn statement_limit(&self) -> Duration {
+        self.statement_limit
+    }
+}
+
+const CONNECT: &str = "could not connect to the database";
+const POOLER_HINT: &str = "write database.pooler = \"transaction\", or the url of the server itself";
+
+/// What a new connection leads to.
+struct Found {
+    pid: i32,
+    recovering: bool,
+    /// Our settings have arrived.
+    settled: bool,
+}
+
+/// Looks, and sees to it that nobody's search path has a say any more in what a name means. In a session that is
+/// shared, each transaction begins by saying so, and no more than that one may hear of it.
+async fn look(c: &mut Wire, shared: bool) -> Result<Found, sqlx::Error> {
+    let sql = include_str!("outbox/session.sql").trim_end();
+    let row = sqlx::query_as::<_, (i32, bool, bool, String)>(sql).bind(shared).fetch_one(c).await?;
+    Ok(Found { pid: row.0, recovering: row.1, settled: row.2 })
+}
+
+fn identified(url: &config::Secret, pipeline: &str) -> Result<PgConnectOptions, SourceError> {
+    let options = PgConnectOptions::from_str(url.reveal())
+        .map_err(|_| unfit("could not read the database url", "write it as postgres://user@host/database"))?;
+    let named = options.application_name(&format!("outbox-relay/{pipeline}"));
+    // Poolers refuse it at startup; it is among the settings.
+    Ok(named.extra_float_digits(None).disable_statement_logging())
 }
 
 /// Session settings, independent of what the role or the database defaults to.
@@ -89,6 +147,7 @@ fn settings(database: &config::Database) -> Vec<(&'static str, String)> {
         // Rows that row security hides are an error, not absent: they would wait with a lag of 0.
         fixed("row_security", "off"),
         // What is published is the text of columns: it must not depend on the server's settings.
+        fixed("extra_float_digits", "1"),
         fixed("IntervalStyle", "postgres"),
         fixed("bytea_output", "hex"),
         fixed("xmlbinary", "base64"),
@@ -103,42 +162,83 @@ fn settings(database: &config::Database) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// Begins a transaction with the same settings, for as long as it lasts: a pooler hands the session to
+/// somebody else afterwards, who must find it as it was.
+fn begin(database: &config::Database) -> String {
+    // The client sends the first three when a session of its own starts.
+    let own =
+        [("DateStyle", "ISO, MDY"), ("TimeZone", "UTC"), ("client_encoding", "UTF8"), ("search_path", "")];
+    let own = own.map(|(name, value)| (name, value.to_owned()));
+    let settings = own.into_iter().chain(settings(database));
+    let settings = settings.map(|(name, value)| format!("set local \"{name}\" = {};\n", literal(&value)));
+    "begin isolation level read committed;\n".to_owned() + &settings.collect::<String>()
+}
+
 /// An open connection.
 #[derive(Debug)]
 pub(crate) struct Link {
-    pub(crate) connection: PgConnection,
-    /// The server process behind it.
+    wire: Wire,
+    /// The server process behind it; 0 if that changes, as no process has that number.
     pub(crate) pid: i32,
+    begin: Option<Arc<str>>,
     limit: Duration,
 }
 
 impl Link {
-    /// Runs `statement`, for at most the statement timeout and a little.
-    pub(crate) async fn run<'c, T, F>(
-        &'c mut self,
-        statement: impl FnOnce(&'c mut PgConnection) -> F,
-    ) -> Result<T, sqlx::Error>
-    where
-        F: Future<Output = Result<T, sqlx::Error>>,
-    {
-        bounded(self.limit, statement(&mut self.connection)).await
+    /// Runs `work`, for at most the statement timeout and a little. Behind a pooler it is one transaction,
+    /// otherwise each statement commits by itself.
+    pub(crate) async fn run<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Wire) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        match &self.begin {
+            Some(begin) => bounded(self.limit, transaction(&mut self.wire, begin, work)).await,
+            None => bounded(self.limit, work(&mut self.wire)).await,
+        }
+    }
+
+    /// Like [`run`](Self::run), and always one transaction.
+    pub(crate) async fn transact<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Wire) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        let begin = self.begin.as_deref().unwrap_or("begin");
+        bounded(self.limit, transaction(&mut self.wire, begin, work)).await
     }
 
     /// Like [`run`](Self::run), for callers that do nothing about an error but pass it on.
-    pub(crate) async fn ask<'c, T, F>(
-        &'c mut self,
+    pub(crate) async fn ask<T>(
+        &mut self,
         attempt: &str,
-        statement: impl FnOnce(&'c mut PgConnection) -> F,
-    ) -> Result<T, SourceError>
-    where
-        F: Future<Output = Result<T, sqlx::Error>>,
-    {
-        self.run(statement).await.map_err(|error| explain(attempt, &error))
+        work: impl AsyncFnOnce(&mut Wire) -> Result<T, sqlx::Error>,
+    ) -> Result<T, SourceError> {
+        self.run(work).await.map_err(|error| explain(attempt, &error))
     }
 }
 
+/// Leaves no transaction open unless the connection is lost, which ends it too.
+async fn transaction<T>(
+    wire: &mut Wire,
+    begin: &str,
+    work: impl AsyncFnOnce(&mut Wire) -> Result<T, sqlx::Error>,
+) -> Result<T, sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *wire).await?;
+    let done = work(wire).await;
+    match &done {
+        Ok(_) => {
+            sqlx::raw_sql("commit").execute(wire).await?;
+        }
+        Err(error) if sqlstate(error).is_some() => {
+            // The error of the work says more than one of this.
+            let _ = sqlx::raw_sql("rollback").execute(wire).await;
+        }
+        Err(_) => {}
+    }
+    done
+}
+
 /// A half-open TCP connection answers nothing for many minutes: our own clock bounds every wait.
-async fn bounded<T>(
+pub(crate) async fn bounded<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
@@ -202,6 +302,7 @@ pub(crate) fn is_about_the_schema(error: &sqlx::Error) -> bool {
     sqlstate(error).is_some_and(|code| code.starts_with("42") || code == UNDEFINED_SCHEMA)
 }
 
+const PROTOCOL_VIOLATION: &str = "08P01";
 pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";
 pub(crate) const READ_ONLY: &str = "25006";
 pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -229,7 +330,13 @@ pub(crate) fn reason(error: &sqlx::Error) -> String {
 
 /// What `error` means to the relay and to people.
 pub(crate) fn explain(attempt: &str, error: &sqlx::Error) -> SourceError {
+    if let Some(distrust) = tls::distrust(error) {
+        return unfit(format!("{attempt}: {}", distrust.reason), distrust.hint);
+    }
     let (kind, hint) = match sqlstate(error) {
+        Some(PROTOCOL_VIOLATION) if reason(error).contains("startup parameter") => {
+            (SourceErrorKind::Unfit, Some(POOLER_HINT))
+        }
         Some(code) => judge(code),
         None => (SourceErrorKind::Unavailable, None),
     };

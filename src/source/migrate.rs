@@ -1,13 +1,13 @@
 //! The relay's own tables: made, brought up to date, and removed. The only place with DDL; `run` never
 //! comes here.
 
-use sqlx::{Connection, PgConnection};
-
 use super::connection::{Connector, INSUFFICIENT_PRIVILEGE, explain, sqlstate};
 use super::poll::PollSettings;
 use super::state::explain_login;
 use super::statement::Statement;
+use super::wire::Wire;
 use super::{SourceError, SourceErrorKind};
+use crate::config::name::quote;
 use crate::config::{Mark, MarkColumn};
 
 const ATTEMPT: &str = "could not migrate the database";
@@ -56,7 +56,11 @@ pub async fn migrate(settings: &PollSettings) -> Result<Vec<String>, SourceError
     let mut link = connector.connect().await.map_err(|error| explain_login(&settings.database, error))?;
     let mut applied = Vec::new();
     for migration in wanted(settings) {
-        let done = link.run(async |c| apply(c, settings, migration).await).await;
+        let recorded = link.run(async |c| recorded(c, settings, migration).await).await;
+        if recorded.map_err(|error| hinted(&error))? {
+            continue;
+        }
+        let done = link.transact(async |c| apply(c, settings, migration).await).await;
         if done.map_err(|error| hinted(&error))? {
             applied.push(migration.name.to_owned());
         }
@@ -64,34 +68,22 @@ pub async fn migrate(settings: &PollSettings) -> Result<Vec<String>, SourceError
     Ok(applied)
 }
 
-async fn apply(
-    c: &mut PgConnection,
-    settings: &PollSettings,
-    migration: &Migration,
-) -> Result<bool, sqlx::Error> {
-    if recorded(c, settings, migration).await? {
-        return Ok(false);
-    }
-    let mut transaction = c.begin().await?;
+/// Within a transaction.
+async fn apply(c: &mut Wire, settings: &PollSettings, migration: &Migration) -> Result<bool, sqlx::Error> {
     let (high, low) = MIGRATION_LOCK;
     let lock = sqlx::query("select pg_advisory_xact_lock($1, $2)");
-    lock.bind(high).bind(low).execute(&mut *transaction).await?;
+    lock.bind(high).bind(low).execute(&mut *c).await?;
     // Somebody else may have been first while we waited.
-    let missing = !recorded(&mut transaction, settings, migration).await?;
+    let missing = !recorded(c, settings, migration).await?;
     if missing {
-        sqlx::raw_sql(own(REGISTER, settings).sql()).execute(&mut *transaction).await?;
-        sqlx::raw_sql(own(migration.sql, settings).sql()).execute(&mut *transaction).await?;
-        sqlx::raw_sql(record(migration, settings).sql()).execute(&mut *transaction).await?;
+        sqlx::raw_sql(own(REGISTER, settings).sql()).execute(&mut *c).await?;
+        sqlx::raw_sql(own(migration.sql, settings).sql()).execute(&mut *c).await?;
+        sqlx::raw_sql(record(migration, settings).sql()).execute(c).await?;
     }
-    transaction.commit().await?;
     Ok(missing)
 }
 
-async fn recorded(
-    c: &mut PgConnection,
-    settings: &PollSettings,
-    migration: &Migration,
-) -> Result<bool, sqlx::Error> {
+async fn recorded(c: &mut Wire, settings: &PollSettings, migration: &Migration) -> Result<bool, sqlx::Error> {
     let table = format!("{}.migration", settings.state.schema.quoted());
     let exists: bool =
         sqlx::query_scalar("select to_regclass($1) is not null").bind(table).fetch_one(&mut *c).await?;
@@ -139,18 +131,42 @@ fn record(migration: &Migration, settings: &PollSettings) -> Statement {
 #[must_use]
 pub fn print_sql(settings: &PollSettings) -> String {
     let mut script = String::from("-- As the owner of the database.\nbegin;\n");
-    let mut add = |statement: &Statement| {
-        script.push_str(statement.as_str());
-        script.push_str(";\n\n");
-    };
-    add(&own(REGISTER, settings));
+    add_to(&mut script, &own(REGISTER, settings));
     for migration in wanted(settings) {
-        add(&own(migration.sql, settings));
-        add(&record(migration, settings));
+        add_to(&mut script, &own(migration.sql, settings));
+        add_to(&mut script, &record(migration, settings));
     }
     script.push_str("commit;\n\n");
     script.push_str(&grants(settings));
+    if let Some(channel) = &settings.outbox.listen {
+        script.push_str(
+            "\n-- As the owner of both schemas, for outbox.listen: worth it if messages are rare.\n",
+        );
+        add_to(&mut script, &notifier(settings, channel));
+    }
     script
+}
+
+/// What has the outbox table notify `channel`.
+fn notifier(settings: &PollSettings, channel: &str) -> Statement {
+    let places = [
+        ("schema", settings.state.schema.quoted()),
+        ("table", settings.outbox.table.quoted()),
+        ("channel", quote(channel)),
+        ("function", format!("notify_{}", settings.pipeline.name)),
+        ("trigger", trigger(settings)),
+    ];
+    let places = places.each_ref().map(|(place, value)| (*place, value.as_str()));
+    Statement::fill(include_str!("outbox/notify.sql"), &places)
+}
+
+fn trigger(settings: &PollSettings) -> String {
+    format!("outbox_relay_{}", settings.pipeline.name)
+}
+
+fn add_to(script: &mut String, statement: &Statement) {
+    script.push_str(statement.as_str());
+    script.push_str(";\n\n");
 }
 
 /// What `:relay`, the role of the relay, needs: no more, and no DDL.
@@ -163,9 +179,11 @@ fn grants(settings: &PollSettings) -> String {
             MarkColumn::Timestamp(column) | MarkColumn::Boolean(column) | MarkColumn::Status { column, .. },
         ) => format!("update ({})", column.quoted()),
     };
-    let schema = outbox.table.schema.as_ref().map_or(String::new(), |schema| {
-        format!("grant usage on schema {} to :relay;\n", crate::config::name::quote(schema))
-    });
+    let schema = outbox
+        .table
+        .schema
+        .as_ref()
+        .map_or(String::new(), |schema| format!("grant usage on schema {} to :relay;\n", quote(schema)));
     format!(
         "-- As the owner of both schemas, for the role of the relay: psql -v relay=<role>\n\
          grant usage on schema {state} to :relay;\n\
@@ -181,8 +199,13 @@ pub fn uninstall_sql(settings: &PollSettings) -> String {
     let schema = settings.state.schema.quoted();
     let mut script = format!(
         "-- As the owner of the database, once no relay runs.\n\
+         drop trigger if exists {} on {};\n\
+         drop function if exists {schema}.notify_{}();\n\
          drop table if exists {schema}.lease, {schema}.pipeline, {schema}.migration;\n\
-         drop schema if exists {schema};\n"
+         drop schema if exists {schema};\n",
+        trigger(settings),
+        settings.outbox.table.quoted(),
+        settings.pipeline.name,
     );
     if is_default_table(settings) {
         script.push_str(

@@ -8,6 +8,7 @@ mod connection;
 mod decode;
 mod indexes;
 mod lease;
+mod listener;
 mod mark;
 pub mod migrate;
 mod outbox;
@@ -16,11 +17,13 @@ mod schema;
 mod start;
 mod state;
 mod statement;
+mod wire;
 mod writers;
 
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::message::{Message, Position, RowId, RowRef, Timestamp};
 use crate::sink::Destination;
@@ -35,6 +38,27 @@ pub struct LaneKey {
 
 /// The lease's fencing number: it grows each time the lease changes hands.
 pub type Epoch = u64;
+
+/// Who may publish, as the database had it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    Us(Epoch),
+    /// Another relay, for this long unless it renews. By the database's clock, when it was asked.
+    Other {
+        expires_in: Duration,
+    },
+}
+
+impl Holder {
+    /// Ours, if it is ours.
+    #[must_use]
+    pub const fn epoch(self) -> Option<Epoch> {
+        match self {
+            Self::Us(epoch) => Some(epoch),
+            Self::Other { .. } => None,
+        }
+    }
+}
 
 /// What one read is asked for. Reads are numbered, so that a late answer can be told from a new one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,8 +216,8 @@ pub enum SourceErrorKind {
 ///
 /// The contract, each sentence tested by the conformance suite in `tests/it/contract/source.rs`:
 ///
-/// * `lease` takes the lease if it is free or expired, renews it if it is ours, and returns its
-///   epoch, or `None` while another relay holds it. Two relays never hold the same epoch.
+/// * `lease` takes the lease if it is free or expired, renews it if it is ours, and says who holds
+///   it then, and for how long unless it is us. Two relays never hold the same epoch.
 /// * `release` gives the lease back at once, if it is ours.
 /// * `fetch` returns pending rows above `after` in ascending position (any order without an order
 ///   column), without those in `exclude` and `skip`, from one snapshot taken after the call began.
@@ -206,11 +230,13 @@ pub enum SourceErrorKind {
 ///   are `done`. A row that cannot be marked does not keep the others from being marked.
 /// * `settle` returning an error means that the outcome is unknown: ask again.
 /// * `backlog` counts what `fetch` could return if it were due now and asked from the start.
+/// * `listen` returns when rows may have become pending, and at once where it begins to listen. It
+///   is a hint: it may come early, late, twice, or never, and no read depends on it.
 /// * No transaction is open once a call has returned.
 /// * Calls of different kinds may overlap; calls of one kind come one after the other. Dropping a
 ///   future gives up its call, and the next call starts afresh.
 pub trait Source: Send + Sync {
-    fn lease(&self) -> impl Future<Output = Result<Option<Epoch>, SourceError>> + Send;
+    fn lease(&self) -> impl Future<Output = Result<Holder, SourceError>> + Send;
     fn release(&self) -> impl Future<Output = Result<(), SourceError>> + Send;
     fn fetch(&self, fetch: Fetch) -> impl Future<Output = Result<Batch, SourceError>> + Send;
     fn settle(
@@ -218,4 +244,5 @@ pub trait Source: Send + Sync {
         settlements: Vec<Settlement>,
     ) -> impl Future<Output = Result<Settled, SourceError>> + Send;
     fn backlog(&self) -> impl Future<Output = Result<Backlog, SourceError>> + Send;
+    fn listen(&self) -> impl Future<Output = Result<(), SourceError>> + Send;
 }

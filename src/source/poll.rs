@@ -7,21 +7,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
 use tokio::sync::Mutex as Turns;
 
 use super::connection::{self, Connector, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, Link, Slot, explain};
 use super::decode::{self, Decoder, Misread};
 use super::lease::Lease;
+use super::listener::Listener;
 use super::outbox::{Ids, KeyKind, Outbox};
 use super::schema::Table;
 use super::state::{explain_login, explain_state};
 use super::statement::Statement;
+use super::wire::Wire;
 use super::writers::Writers;
 use super::{
-    Backlog, Batch, Epoch, Fetch, Refusal, Remark, Settled, Settlement, Source, SourceError, SourceErrorKind,
-    start,
+    Backlog, Batch, Fetch, Holder, Refusal, Remark, Settled, Settlement, Source, SourceError,
+    SourceErrorKind, start,
 };
 use crate::config;
 use crate::message::{Position, RowId, RowRef, Timestamp};
@@ -62,12 +63,14 @@ pub struct Poll {
     settings: PollSettings,
     connector: Connector,
     lease: Lease,
-    /// Three connections, made when first needed, and never a fourth. Reads and counts take turns on
+    /// Three connections, made when first needed, and never a fourth that asks. Reads and counts take turns on
     /// this one: what makes a count slow makes a read slow too, and neither may cost the lease.
     reader: Turns<Option<Reader>>,
     marker: Slot<Session>,
     /// The lease alone; all that a standby holds.
     keeper: Slot<Session>,
+    /// One more if it listens.
+    listener: Slot<Listener>,
     /// The marker's server process, which takes locks like a writer.
     marker_pid: AtomicI32,
     /// The reader's latest.
@@ -106,6 +109,7 @@ impl Poll {
             reader: Turns::default(),
             marker: Slot::default(),
             keeper: Slot::default(),
+            listener: Slot::default(),
             marker_pid: AtomicI32::new(0),
             reader_pid: AtomicI32::new(0),
             writers: Mutex::default(),
@@ -142,23 +146,23 @@ impl Poll {
 }
 
 impl Poll {
-    async fn ask_for_lease(&self) -> Result<Option<Epoch>, SourceError> {
+    async fn ask_for_lease(&self) -> Result<Holder, SourceError> {
         let mut session = self.session(&self.keeper).await?;
         let leading = self.leading.swap(false, Memory::Relaxed);
         let lease = &self.lease;
-        let taken = session
+        let holder = session
             .link
             .run(async |c| if leading { lease.renew(c).await } else { lease.take(c).await })
             .await
             .map_err(|error| explain_state(&self.settings, LEASE, &error))?;
-        self.leading.store(taken.is_some(), Memory::Relaxed);
+        self.leading.store(holder.epoch().is_some(), Memory::Relaxed);
         self.keeper.put(session);
-        Ok(taken)
+        Ok(holder)
     }
 }
 
 impl Source for Poll {
-    async fn lease(&self) -> Result<Option<Epoch>, SourceError> {
+    async fn lease(&self) -> Result<Holder, SourceError> {
         // A link that answers nothing must not use up the time in which others would be tried.
         let patience = (self.settings.lease.ttl / 5).max(LEASE_PATIENCE_MIN);
         let asked = tokio::time::timeout(patience, self.ask_for_lease()).await;
@@ -216,7 +220,7 @@ impl Source for Poll {
         let mut reader = self.reader_at(&mut turn).await?;
         let Reader { session, outbox, .. } = &mut reader;
         let statement = &outbox.backlog;
-        let count = async |c| sqlx::query(statement.sql()).bind(counted_max()).fetch_one(c).await;
+        let count = async |c: &mut Wire| sqlx::query(statement.sql()).bind(counted_max()).fetch_one(c).await;
         let row = match session.link.run(count).await {
             Ok(row) => row,
             Err(error) => return Err(self.explain_misfit(&mut session.link, MEASURE, &error).await),
@@ -224,6 +228,18 @@ impl Source for Poll {
         let backlog = self.read_backlog(outbox, &row).map_err(|misread| misread_error(MEASURE, &misread))?;
         *turn = Some(reader);
         Ok(backlog)
+    }
+
+    async fn listen(&self) -> Result<(), SourceError> {
+        let Some(channel) = &self.settings.outbox.listen else { return std::future::pending().await };
+        let Some(mut listener) = self.listener.take() else {
+            let connector = Connector::direct(&self.settings.database, &self.settings.pipeline.name)?;
+            self.listener.put(Listener::open(&connector, channel).await?);
+            return Ok(());
+        };
+        listener.notified().await?;
+        self.listener.put(listener);
+        Ok(())
     }
 }
 
@@ -460,7 +476,7 @@ async fn mark(
     rows: &[RowRef],
 ) -> Result<Vec<RowId>, sqlx::Error> {
     let query = bind_ids(sqlx::query(statement.sql()), ids(outbox, rows));
-    let done = session.link.run(async |c: &mut PgConnection| query.execute(c).await).await?;
+    let done = session.link.run(async |c: &mut Wire| query.execute(c).await).await?;
     if usize::try_from(done.rows_affected()) == Ok(rows.len()) {
         return Ok(Vec::new());
     }
@@ -478,7 +494,7 @@ async fn ids_of(
     ids: Ids,
 ) -> Result<Vec<RowId>, sqlx::Error> {
     let query = bind_ids(sqlx::query(statement), ids);
-    let rows = session.link.run(async |c: &mut PgConnection| query.fetch_all(c).await).await?;
+    let rows = session.link.run(async |c: &mut Wire| query.fetch_all(c).await).await?;
     let ids = rows.iter().map(|row| decode::id(outbox.id, decode::bytes(row, 0)));
     ids.collect::<Result<_, _>>().map_err(|misread| sqlx::Error::Decode(misread.into()))
 }

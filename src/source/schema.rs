@@ -260,16 +260,15 @@ impl Table {
 async fn locate(link: &mut Link, outbox: &config::Outbox) -> Result<PgRow, SourceError> {
     let name = outbox.table.clone();
     let found = link
-        .ask(ATTEMPT, async |c| {
+        .transact(async |c| {
             // A name without a schema means what it would mean in psql; everything after that is resolved
             // and quoted, and nobody's search path has a say in it.
-            sqlx::raw_sql("reset search_path").execute(&mut *c).await?;
+            sqlx::raw_sql("set local search_path to default").execute(&mut *c).await?;
             let query = sqlx::query(include_str!("outbox/table.sql").trim_end());
-            let row = query.bind(&name.schema).bind(&name.table).fetch_optional(&mut *c).await?;
-            sqlx::raw_sql("set search_path to ''").execute(c).await?;
-            Ok(row)
+            query.bind(&name.schema).bind(&name.table).fetch_optional(c).await
         })
-        .await?;
+        .await
+        .map_err(|error| super::connection::explain(ATTEMPT, &error))?;
     let Some(row) = found else { return Err(no_table(link, outbox).await?) };
     Ok(row)
 }

@@ -9,6 +9,7 @@ use outbox_relay::metrics::Meter;
 use outbox_relay::pump::Observer;
 use outbox_relay::relay::{Action, GateState, Input, News, View};
 use outbox_relay::sink::{ErrorType, Failure, Fault};
+use outbox_relay::source::Holder;
 use outbox_relay::status::{Board, LOOP_SILENCE_MAX, Reporter};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -138,11 +139,11 @@ async fn metrics_and_status_do_not_share_an_address() {
 async fn the_status_says_what_is_done_and_what_went_wrong() {
     let mut served = Served::new().await;
     assert_eq!(served.status().await["role"], "starting");
-    served.hear(&Input::Lease(Ok(None)));
+    served.hear(&Input::Lease(Ok(Holder::Other { expires_in: Duration::from_secs(1) })));
     served.view(&standing_by());
     assert_eq!(served.status().await["role"], "standby");
 
-    served.hear(&Input::Lease(Ok(Some(1))));
+    served.hear(&Input::Lease(Ok(Holder::Us(1))));
     served.view(&leading());
     served.act(&Action::Measure);
     let measured = measured(&served.time, 3, Duration::from_secs(8));

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use outbox_relay::config::load::keys;
 use outbox_relay::config::{
-    ColumnName, Config, HeaderColumns, Mark, MarkColumn, Ordering, Problems, Sink, Sources, Start, load, show,
+    ColumnName, Config, HeaderColumns, Mark, MarkColumn, Ordering, Pooler, Problems, Sink, Sources, Start,
+    load, show,
 };
 
 const URL: &str = "postgres://relay@localhost/app";
@@ -186,7 +187,6 @@ fn a_section_where_a_value_belongs_is_a_problem_and_the_other_way_round() {
 #[test]
 fn what_comes_in_a_later_version_is_called_that() {
     for (key, value) in [
-        ("database.pooler", "transaction"),
         ("outbox.capture", "tail"),
         ("outbox.mark", "ranges"),
         ("sink.rabbitmq.url", "amqp://localhost"),
@@ -294,6 +294,56 @@ fn a_secret_file_that_is_missing_empty_or_one_too_many_is_a_problem() {
 }
 
 #[test]
+fn behind_a_pooler_notifications_need_a_way_past_it() {
+    let pooled = || Given::minimal().flag("database.pooler", "transaction");
+    assert_eq!(pooled().config().database.pooler, Pooler::Transaction);
+    let (key, problem, _) = pooled().flag("outbox.listen", "true").problem();
+    assert_eq!(key, "database.listen_url");
+    assert!(problem.contains("is missing"), "{problem}");
+    let past = "postgres://relay@localhost:5432/app";
+    let config = pooled().flag("outbox.listen", "true").flag("database.listen_url", past).config();
+    assert_eq!(config.database.listen_url.unwrap().reveal(), past);
+    assert_eq!(config.outbox.listen.as_deref(), Some("outbox_relay"));
+    let (key, problem, _) = pooled().flag("database.listen_url", past).problem();
+    assert!(key == "database.listen_url" && problem.contains("no effect"), "{problem}");
+}
+
+#[test]
+fn a_url_with_options_does_not_go_through_a_pooler() {
+    let url = "postgres://relay@localhost/app?options=-csearch_path%3Dcanary";
+    let given = Given::minimal().flag("database.pooler", "transaction").flag("database.url", url);
+    let (key, problem, hint) = given.problem();
+    assert!(key == "database.url" && problem.contains("options"), "{problem}");
+    assert!(!format!("{problem}{hint}").contains("canary"));
+}
+
+#[test]
+fn the_url_past_a_pooler_takes_the_password_and_needs_tls_like_the_other() {
+    let mut given = Given::minimal().flag("outbox.listen", "true");
+    let file = given.secret("password", "p@ss\n");
+    let given = given.flag("database.password_file", file.to_str().unwrap());
+    let listening = |url: &str| {
+        let mut given = Given { sources: given.sources.clone(), directory: None };
+        given.sources.flags.push(("database.listen_url".into(), url.into()));
+        load(&given.sources)
+    };
+    let config = listening("postgres://relay@localhost:5432/app").unwrap();
+    assert!(config.database.listen_url.unwrap().reveal().ends_with("?password=p%40ss"));
+    let config = listening("postgres://other:own@localhost:5432/app").unwrap();
+    assert!(config.database.listen_url.unwrap().reveal().ends_with("other:own@localhost:5432/app"));
+    let problems = listening("postgres://relay@db.example/app").expect_err("anybody could read along");
+    assert!(problems.0.iter().any(|p| p.key == "database.listen_url" && p.problem.contains("TLS")));
+}
+
+#[test]
+fn a_channel_is_a_name() {
+    for name in ["", "a\"b", &"x".repeat(64)] {
+        let given = Given::minimal().flag("outbox.listen", "true").flag("outbox.listen_channel", name);
+        assert_eq!(given.problem().0, "outbox.listen_channel", "{name:?}");
+    }
+}
+
+#[test]
 fn a_file_that_is_missing_or_broken_is_the_only_problem() {
     let mut given = Given::default();
     given.sources.file = Some("/nowhere/relay.toml".into());
@@ -314,6 +364,8 @@ fn a_secret_is_shown_nowhere() {
     let url = "postgres://relay:canary@localhost/app?password=canary";
     let good = Given::minimal()
         .flag("database.url", url)
+        .flag("database.listen_url", url)
+        .flag("outbox.listen", "true")
         .flag("sink.kafka.properties.sasl.password", "canary")
         .flag("sink.kafka.properties.ssl.key.pem", "canary")
         .flag("sink.kafka.properties.sasl.oauthbearer.config", "canary");
@@ -325,6 +377,7 @@ fn a_secret_is_shown_nowhere() {
         Given::minimal().flag("database.url", "postgres://relay:can/ary@canary/app"),
         Given::minimal().flag("database.url", "postgres://relay:canary@db.example/app"),
         Given::minimal().flag("database.url", "postgres://relay:1?canary@db.example/app"),
+        Given::minimal().flag("database.listen_url", "postgres://relay:canary@db.example/app"),
         Given::minimal().flag("database.url.password", "canary"),
         Given::minimal().flag("database.passwort", "canary"),
         Given::minimal().flag("sink.kafka.properties.sasl.pasword", "canary"),

@@ -8,7 +8,7 @@ use outbox_relay::log::{Chronicle, clean};
 use outbox_relay::pump::Observer;
 use outbox_relay::relay::{Action, Exit, GateState, Input, News, View};
 use outbox_relay::sink::{ErrorType, Failure, Fault};
-use outbox_relay::source::{Batch, Refusal, Remark, SourceError, SourceErrorKind};
+use outbox_relay::source::{Batch, Holder, Refusal, Remark, SourceError, SourceErrorKind};
 
 use crate::heard::{
     Time, broker_out, confirmed, database_out, failed, holding, leading, row, shipment, standing_by, topic,
@@ -84,7 +84,7 @@ fn two_minutes_of_outage(chronicle: &mut Chronicle, time: &Time) {
         time.pass(Duration::from_millis(100));
     }
     chronicle.input(time.now(), &Input::Settled(Ok(Default::default())));
-    chronicle.input(time.now(), &Input::Lease(Ok(Some(1))));
+    chronicle.input(time.now(), &Input::Lease(Ok(Holder::Us(1))));
     chronicle.input(time.now(), &confirmed(&[shipment(1, "orders", None)]));
     tell(chronicle, time, News::GateOpened);
     tell(chronicle, time, News::MarksAccepted);
@@ -111,7 +111,7 @@ fn a_quiet_relay_says_nothing() {
             let sent = [shipment(n, "orders", None)];
             chronicle.action(time.now(), &Action::Publish(sent.to_vec()));
             chronicle.input(time.now(), &confirmed(&sent));
-            chronicle.input(time.now(), &Input::Lease(Ok(Some(1))));
+            chronicle.input(time.now(), &Input::Lease(Ok(Holder::Us(1))));
             chronicle.view(time.now(), &leading());
             time.pass(Duration::from_secs(1));
         }
@@ -169,9 +169,9 @@ fn text_from_elsewhere_cannot_forge_a_line() {
 fn the_database_is_regained_only_once_every_call_works() {
     let lines = lines_of(|chronicle, time| {
         chronicle.input(time.now(), &Input::Fetched { number: 1, result: Err(database_out()) });
-        chronicle.input(time.now(), &Input::Lease(Ok(Some(1))));
+        chronicle.input(time.now(), &Input::Lease(Ok(Holder::Us(1))));
         chronicle.input(time.now(), &Input::Fetched { number: 2, result: Err(database_out()) });
-        chronicle.input(time.now(), &Input::Lease(Ok(Some(1))));
+        chronicle.input(time.now(), &Input::Lease(Ok(Holder::Us(1))));
     });
     assert_eq!(lines.len(), 1, "{lines:?}");
 }
@@ -180,7 +180,8 @@ fn the_database_is_regained_only_once_every_call_works() {
 fn a_standby_says_so_once() {
     let lines = lines_of(|chronicle, time| {
         for _ in 0..10 {
-            chronicle.input(time.now(), &Input::Lease(Ok(None)));
+            chronicle
+                .input(time.now(), &Input::Lease(Ok(Holder::Other { expires_in: Duration::from_secs(1) })));
             chronicle.view(time.now(), &standing_by());
         }
         tell(chronicle, time, News::LeaseTaken(7));

@@ -16,6 +16,7 @@ mod e2e;
 mod heard;
 mod log;
 mod metrics;
+mod secrets;
 mod sim;
 mod supervisor;
 mod support;

@@ -9,7 +9,7 @@ use outbox_relay::metrics::{DESTINATIONS_MAX, Meter};
 use outbox_relay::pump::Observer;
 use outbox_relay::relay::{Action, Cause, Input, View};
 use outbox_relay::sink::{ErrorType, Failure, Fault, Shipment};
-use outbox_relay::source::{Backlog, Refusal, Settled, Settlement};
+use outbox_relay::source::{Backlog, Holder, Refusal, Settled, Settlement};
 
 use crate::heard::{
     Time, broker_out, confirmed, database_out, failed, fetch, fetched, holding, leading, measured, routed,
@@ -349,7 +349,7 @@ fn up_is_unknown_until_something_was_heard() {
     let sent = [shipment(1, "known", None)];
     metered.publish(&sent);
     metered.hear(&failed(&sent, &broker_out()));
-    metered.hear(&Input::Lease(Ok(Some(1))));
+    metered.hear(&Input::Lease(Ok(Holder::Us(1))));
     metered.view(&leading());
     assert_near(metered.plain("database_up"), 1.0);
     assert_near(metered.plain("broker_up"), 0.0);
@@ -359,7 +359,7 @@ fn up_is_unknown_until_something_was_heard() {
 fn a_failing_read_is_not_hidden_by_a_renewed_lease() {
     let mut metered = Metered::leading();
     metered.hear(&Input::Fetched { number: 1, result: Err(database_out()) });
-    metered.hear(&Input::Lease(Ok(Some(1))));
+    metered.hear(&Input::Lease(Ok(Holder::Us(1))));
     metered.view(&leading());
     assert_near(metered.plain("database_up"), 0.0);
 }

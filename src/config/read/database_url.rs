@@ -39,27 +39,64 @@ const PARAMETERS: [&str; 19] = [
 
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
-pub(super) fn database_url(section: &mut Section<'_>) -> Option<Secret> {
-    let text = section.optional("url", secret);
-    let from_file = section.optional("url_file", secret_file);
+/// Where the database is, and where it is past a pooler.
+pub(super) struct Urls {
+    pub(super) url: Secret,
+    pub(super) listen_url: Option<Secret>,
+}
+
+pub(super) fn database_urls(section: &mut Section<'_>) -> Option<Urls> {
+    let url = given(section, "url", "url_file");
+    let listen_url = given(section, "listen_url", "listen_url_file");
     let password = section.optional("password_file", secret_file);
     let consent = section.defaulted("insecure_allow_plaintext", boolean);
-
-    let (key, url) = match (text?, from_file?) {
-        (Some(url), None) => ("url", url),
-        (None, Some(url)) => ("url_file", url),
-        (Some(_), Some(_)) => {
-            section.report("url", Wrong::new("is given besides url_file", "give one of the two"));
-            return None;
-        }
-        (None, None) => {
-            let hint = "write postgres://user@host/database, or set DATABASE_URL, or database.url_file";
-            section.report("url", Wrong::new("is missing", hint));
-            return None;
-        }
+    let (url, listen_url, password, consent) = (url?, listen_url?, password?, consent?);
+    let Some((key, url)) = url else {
+        let hint = "write postgres://user@host/database, or set DATABASE_URL, or database.url_file";
+        section.report("url", Wrong::new("is missing", hint));
+        return None;
     };
-    let url = checked(url, password?.as_deref(), consent?);
-    url.map(Secret::new).map_err(|wrong| section.report(key, wrong)).ok()
+    let url = private(section, key, url, password.as_deref(), consent);
+    let listen_url = match listen_url {
+        // The same role logs in at both, unless its url says otherwise.
+        Some((key, url)) => {
+            let password = password.as_deref().filter(|_| !holds_password(&url));
+            Some(private(section, key, url, password, consent)?)
+        }
+        None => None,
+    };
+    Some(Urls { url: url?, listen_url })
+}
+
+/// A url that may be written or be in a file, with the key it came by; `None` once two of them were
+/// reported.
+#[allow(clippy::option_option)] // absent and wrong are different answers, as for `Section::optional`
+fn given(
+    section: &mut Section<'_>,
+    key: &'static str,
+    file_key: &'static str,
+) -> Option<Option<(&'static str, String)>> {
+    let text = section.optional(key, secret);
+    let from_file = section.optional(file_key, secret_file);
+    match (text?, from_file?) {
+        (Some(_), Some(_)) => {
+            section.report(key, Wrong::new(format!("is given besides {file_key}"), "give one of the two"));
+            None
+        }
+        (Some(url), None) => Some(Some((key, url))),
+        (None, Some(url)) => Some(Some((file_key, url))),
+        (None, None) => Some(None),
+    }
+}
+
+fn private(
+    section: &mut Section<'_>,
+    key: &str,
+    url: String,
+    password: Option<&str>,
+    consent: bool,
+) -> Option<Secret> {
+    checked(url, password, consent).map(Secret::new).map_err(|wrong| section.report(key, wrong)).ok()
 }
 
 fn checked(url: String, password: Option<&str>, consent: bool) -> Result<String, Wrong> {
@@ -133,15 +170,24 @@ pub(in crate::config) fn is_plaintext_allowed(url: &Secret) -> bool {
 
 /// As a parameter, which unlike the part before `@` needs no user name beside it.
 fn with_password(url: &str, password: &str) -> Result<String, Wrong> {
-    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = authority.split(['/', '?']).next().unwrap_or(authority);
-    let has_own = authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
-    if has_own || parameters(url).any(|(name, _)| name == "password") {
+    if holds_password(url) {
         let hint = "remove it from the url, or remove database.password_file";
         return Err(Wrong::new("holds a password besides password_file", hint));
     }
     let separator = if url.contains('?') { '&' } else { '?' };
     Ok(format!("{url}{separator}password={}", percent_encoded(password)))
+}
+
+fn holds_password(url: &str) -> bool {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = authority.split(['/', '?']).next().unwrap_or(authority);
+    let has_own = authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
+    has_own || parameters(url).any(|(name, _)| name == "password")
+}
+
+/// Whether the url sets parameters of the session.
+pub(in crate::config) fn has_options(url: &Secret) -> bool {
+    PgConnectOptions::from_str(url.reveal()).is_ok_and(|options| options.get_options().is_some())
 }
 
 /// The url with every password in it replaced by `***`.

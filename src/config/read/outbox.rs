@@ -8,13 +8,15 @@ use config::Value;
 use super::ms;
 use crate::config::problem::Wrong;
 use crate::config::section::{Reader, Section};
-use crate::config::value::{bytes, choice, column, count, duration, scalar, table, text, texts};
+use crate::config::value::{boolean, bytes, choice, column, count, duration, scalar, table, text, texts};
 use crate::config::{ColumnName, Columns, HeaderColumns, Mark, MarkColumn, Outbox, Start};
 use crate::route::{CONTENT_TYPE, CORRELATION_ID, REPLY_TO};
 
 /// librdkafka's own limit on a message.
 const MESSAGE_BYTES_MAX: usize = 1_000_000_000;
 const FETCH_ROWS_MAX: usize = 100_000;
+/// Names in Postgres.
+const CHANNEL_BYTES_MAX: usize = 63;
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(3_600);
 
 /// Keys of `[outbox.columns]`, and the headers that their columns become.
@@ -54,6 +56,7 @@ pub(super) fn outbox(reader: &mut Reader) -> Option<Outbox> {
     let poll_interval = section.defaulted("poll_interval", duration(ms(1)..=POLL_INTERVAL_MAX));
     let message_bytes_max = section.defaulted("message_bytes_max", bytes(1..=MESSAGE_BYTES_MAX));
     let fetch_rows_max = section.defaulted("fetch_rows_max", count(1..=FETCH_ROWS_MAX));
+    let listen = listen(&mut section);
     let to_headers = header_columns(&mut section);
     let columns = columns(&mut reader.section("outbox.columns"), to_headers);
     capture.and(preset)?;
@@ -64,6 +67,7 @@ pub(super) fn outbox(reader: &mut Reader) -> Option<Outbox> {
         mark: mark.unwrap_or(Mark::Delete),
         start: start?,
         poll_interval: poll_interval?,
+        listen: listen?,
         message_bytes_max: message_bytes_max?,
         fetch_rows_max: fetch_rows_max?,
     })
@@ -81,6 +85,24 @@ fn start(value: &Value) -> Result<Start, Wrong> {
             "write \"all\", \"now\", or \"after:\" and a value of the order column, as in \"after:1000\"",
         )),
     }
+}
+
+/// The channel, if it is listened to.
+#[allow(clippy::option_option)] // silent and wrong are different answers, as for `Section::optional`
+fn listen(section: &mut Section<'_>) -> Option<Option<String>> {
+    let listen = section.defaulted("listen", boolean);
+    let channel = section.defaulted("listen_channel", channel);
+    let (listen, channel) = (listen?, channel?);
+    Some(listen.then_some(channel))
+}
+
+fn channel(value: &Value) -> Result<String, Wrong> {
+    let name = text(value)?;
+    if (1..=CHANNEL_BYTES_MAX).contains(&name.len()) && !name.contains(['"', '\0']) {
+        return Ok(name);
+    }
+    let hint = "write the name that the trigger notifies, exactly as stored: 1 to 63 bytes, no double quotes";
+    Err(Wrong::new(format!("{name:?} cannot be a channel's name"), hint))
 }
 
 fn columns(section: &mut Section<'_>, to_headers: Option<BTreeMap<String, ColumnName>>) -> Option<Columns> {

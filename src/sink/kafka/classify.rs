@@ -31,11 +31,10 @@ pub(super) const fn classify(code: Code) -> Verdict {
         Code::NoError | Code::DuplicateSequenceNumber => Verdict::Delivered,
 
         // The broker is out.
-        Code::BrokerTransportFailure
-        | Code::AllBrokersDown
-        | Code::Resolve
-        | Code::SSL
-        | Code::BrokerDestroy => unknown(F::Unavailable, E::BrokerUnavailable),
+        Code::BrokerTransportFailure | Code::AllBrokersDown | Code::Resolve | Code::BrokerDestroy => {
+            unknown(F::Unavailable, E::BrokerUnavailable)
+        }
+        Code::SSL => unknown(F::Unavailable, E::Tls),
         Code::OperationTimedOut => unknown(F::Unavailable, E::Timeout),
         Code::TimedOutQueue => refused(F::Unavailable, E::Timeout),
         Code::WaitingForCoordinator | Code::DestroyBroker => refused(F::Unavailable, E::BrokerUnavailable),
@@ -154,7 +153,7 @@ mod tests {
             (Code::BrokerTransportFailure, F::Unavailable, E::BrokerUnavailable, true),
             (Code::AllBrokersDown, F::Unavailable, E::BrokerUnavailable, true),
             (Code::Resolve, F::Unavailable, E::BrokerUnavailable, true),
-            (Code::SSL, F::Unavailable, E::BrokerUnavailable, true),
+            (Code::SSL, F::Unavailable, E::Tls, true),
             (Code::BrokerDestroy, F::Unavailable, E::BrokerUnavailable, true),
             (Code::OperationTimedOut, F::Unavailable, E::Timeout, true),
             (Code::TimedOutQueue, F::Unavailable, E::Timeout, false),

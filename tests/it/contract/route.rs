@@ -98,6 +98,7 @@ fn outbox() -> config::Outbox {
         },
         mark: Mark::Delete,
         start: None,
+        listen: None,
         poll_interval: Duration::from_millis(250),
         message_bytes_max: 1 << 20,
         fetch_rows_max: 1_000,

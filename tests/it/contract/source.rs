@@ -2,9 +2,11 @@
 //! play the application on. [`postgres`] runs it over real tables of many shapes and adds what only a
 //! database can do.
 
+use std::time::{Duration, Instant};
+
 use outbox_relay::message::{Message, Payload, Position, RowId};
 use outbox_relay::sink::Destination;
-use outbox_relay::source::{Batch, Fetch, LaneKey, Refusal, Settlement, Skip, Source};
+use outbox_relay::source::{Batch, Epoch, Fetch, Holder, LaneKey, Refusal, Settlement, Skip, Source};
 
 mod postgres;
 
@@ -34,6 +36,8 @@ pub(crate) trait Harness {
     async fn swallow_mark(&self, id: &RowId);
     /// Takes the row away, as an application that cleans up might.
     async fn delete(&self, id: &RowId);
+    /// For how long a lease is taken.
+    fn lease_ttl(&self) -> Duration;
     /// Lets every lease expire.
     async fn expire_lease(&self);
 }
@@ -110,6 +114,7 @@ macro_rules! source_contract {
         crate::contract::source::promises!($open;
             a_free_lease_is_taken_and_renewed_under_one_epoch,
             a_lease_held_by_another_is_not_taken,
+            a_lease_held_by_another_is_said_to_expire,
             an_expired_lease_changes_hands_under_a_new_epoch,
             a_lease_given_back_is_free_at_once,
             a_lease_of_another_is_not_given_back,
@@ -132,47 +137,66 @@ macro_rules! source_contract {
             a_mark_that_vanishes_is_reported,
             the_backlog_counts_what_could_be_fetched,
             an_empty_backlog_has_no_oldest_row,
+            whoever_begins_to_listen_is_told_at_once,
+            a_commit_wakes_whoever_listens,
         );
     };
 }
 
 pub(crate) use {promises, source_contract};
 
+/// The epoch under which `source` holds the lease now, if it does.
+async fn lease(source: &impl Source) -> Option<Epoch> {
+    source.lease().await.expect("the lease can be asked for").epoch()
+}
+
 pub(crate) async fn a_free_lease_is_taken_and_renewed_under_one_epoch<H: Harness>(outbox: &H) {
     let source = outbox.source();
-    let first = source.lease().await.expect("the lease can be asked for");
+    let first = lease(&source).await;
     assert!(first.is_some());
-    assert_eq!(source.lease().await.expect("the lease can be renewed"), first);
+    assert_eq!(lease(&source).await, first);
 }
 
 pub(crate) async fn a_lease_held_by_another_is_not_taken<H: Harness>(outbox: &H) {
     let (holder, standby) = (outbox.source(), outbox.source());
-    holder.lease().await.expect("the lease is free");
-    assert_eq!(standby.lease().await.expect("the lease can be asked for"), None);
+    lease(&holder).await.expect("the lease is free");
+    assert_eq!(lease(&standby).await, None);
+}
+
+pub(crate) async fn a_lease_held_by_another_is_said_to_expire<H: Harness>(outbox: &H) {
+    let (holder, standby) = (outbox.source(), outbox.source());
+    let asked = Instant::now();
+    lease(&holder).await.expect("the lease is free");
+    let answer = standby.lease().await.expect("the lease can be asked for");
+    let Holder::Other { expires_in } = answer else { panic!("it is held") };
+    // The clocks of the source and of this test need not agree, but run at the same speed.
+    let elapsed = asked.elapsed();
+    assert!(expires_in <= outbox.lease_ttl(), "{expires_in:?}");
+    assert!(expires_in + elapsed >= outbox.lease_ttl(), "{expires_in:?} after {elapsed:?}");
 }
 
 pub(crate) async fn an_expired_lease_changes_hands_under_a_new_epoch<H: Harness>(outbox: &H) {
     let (stalled, standby) = (outbox.source(), outbox.source());
-    let before = stalled.lease().await.expect("the lease is free").expect("and is taken");
+    let before = lease(&stalled).await.expect("the lease is free");
     outbox.expire_lease().await;
-    let after = standby.lease().await.expect("the lease has expired").expect("and is taken");
+    let after = lease(&standby).await.expect("the lease has expired");
     assert!(after > before, "{after} follows {before}");
-    assert_eq!(stalled.lease().await.expect("the lease can be asked for"), None);
+    assert_eq!(lease(&stalled).await, None);
 }
 
 pub(crate) async fn a_lease_given_back_is_free_at_once<H: Harness>(outbox: &H) {
     let (leaving, standby) = (outbox.source(), outbox.source());
-    let before = leaving.lease().await.expect("the lease is free").expect("and is taken");
+    let before = lease(&leaving).await.expect("the lease is free");
     leaving.release().await.expect("the lease is given back");
-    let after = standby.lease().await.expect("the lease is free").expect("and is taken");
+    let after = lease(&standby).await.expect("the lease is free");
     assert!(after > before, "{after} follows {before}");
 }
 
 pub(crate) async fn a_lease_of_another_is_not_given_back<H: Harness>(outbox: &H) {
     let (holder, other) = (outbox.source(), outbox.source());
-    let epoch = holder.lease().await.expect("the lease is free");
+    let epoch = lease(&holder).await;
     other.release().await.expect("there is nothing to give back");
-    assert_eq!(holder.lease().await.expect("the lease is still ours"), epoch);
+    assert_eq!(lease(&holder).await, epoch);
 }
 
 pub(crate) async fn pending_rows_come_in_ascending_position<H: Harness>(outbox: &H) {
@@ -366,4 +390,17 @@ pub(crate) async fn the_backlog_counts_what_could_be_fetched<H: Harness>(outbox:
 pub(crate) async fn an_empty_backlog_has_no_oldest_row<H: Harness>(outbox: &H) {
     let backlog = outbox.source().backlog().await.expect("the backlog can be measured");
     assert_eq!((backlog.pending_rows, backlog.oldest), (0, None));
+}
+
+pub(crate) async fn whoever_begins_to_listen_is_told_at_once<H: Harness>(outbox: &H) {
+    // Rows may have come before it listened, and nobody will notify it of those.
+    outbox.source().listen().await.expect("it can listen");
+}
+
+pub(crate) async fn a_commit_wakes_whoever_listens<H: Harness>(outbox: &H) {
+    let source = outbox.source();
+    source.listen().await.expect("it can listen");
+    insert(outbox, &[row("a", "1")]).await;
+    source.listen().await.expect("it is told");
+    assert_eq!(payloads(&fetch(&source, everything()).await.messages), ["1"]);
 }

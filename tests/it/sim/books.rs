@@ -93,6 +93,8 @@ pub struct Books {
     /// The last first occurrence in each lane.
     last: BTreeMap<Lane, Position>,
     applied: BTreeSet<Position>,
+    /// What a process that gives its lease back leaves in doubt.
+    handed_over: BTreeMap<Life, Vec<Position>>,
     pub violations: Vec<Violation>,
     pub tally: Tally,
 }
@@ -216,15 +218,31 @@ impl Books {
         }
     }
 
+    /// A process gives its lease back: from now on its successor may repeat what is not marked.
+    pub fn released(&mut self, life: Life, term: u64, pending: impl Fn(Position) -> bool) {
+        let rows = self.repeatable(life, term, pending);
+        if !rows.is_empty() {
+            self.excuse(life);
+        }
+        self.handed_over.insert(life, rows);
+    }
+
+    /// Rows of a process that are at the broker and not marked.
+    fn repeatable(&self, life: Life, term: u64, pending: impl Fn(Position) -> bool) -> Vec<Position> {
+        let ours = |s: &Sending| s.life == life && s.term == term && s.reached;
+        let rows = self.sendings.iter();
+        rows.filter(|(position, sendings)| pending(**position) && sendings.iter().any(ours))
+            .map(|(&position, _)| position)
+            .collect()
+    }
+
     /// A process stopped of its own accord. `pending` tells whether a row is unmarked.
     pub fn stopped(&mut self, life: Life, term: u64, exit: Exit, pending: impl Fn(Position) -> bool) {
-        let ours = |s: &Sending| s.life == life && s.term == term && s.reached;
-        let repeats: Vec<Position> = self
-            .sendings
-            .iter()
-            .filter(|(position, sendings)| pending(**position) && sendings.iter().any(ours))
-            .map(|(&position, _)| position)
-            .collect();
+        let mut repeats = self.repeatable(life, term, pending);
+        let handed_over = self.handed_over.remove(&life).unwrap_or_default();
+        if repeats.len() < handed_over.len() {
+            repeats = handed_over;
+        }
         let admitted = match exit {
             Exit::Drained => 0,
             Exit::Unfinished { unknown } => unknown,

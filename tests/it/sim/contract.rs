@@ -106,6 +106,7 @@ mod source {
 
         async fn commit(&self, writer: Transaction) {
             self.0.look().commit(writer);
+            self.0.notify();
         }
 
         async fn rollback(&self, writer: Transaction) {
@@ -128,6 +129,10 @@ mod source {
 
         async fn delete(&self, id: &RowId) {
             self.0.look().delete(id);
+        }
+
+        fn lease_ttl(&self) -> std::time::Duration {
+            TTL
         }
 
         async fn expire_lease(&self) {

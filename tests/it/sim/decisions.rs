@@ -7,7 +7,7 @@ use outbox_relay::message::{Position, RowId, RowRef};
 use outbox_relay::relay::{Action, Backoff, Exit, Input, LeaseTiming, Limits, Load, Relay, Rules};
 use outbox_relay::route::Routed;
 use outbox_relay::sink::{Destination, ErrorType, Failure, Fault, Outcome, Record, Shipment, SinkEvent};
-use outbox_relay::source::{Batch, LaneKey};
+use outbox_relay::source::{Batch, Holder, LaneKey};
 
 const HELD_FOR: Duration = Duration::from_secs(1);
 
@@ -30,10 +30,11 @@ impl Core {
             lease: LeaseTiming { ttl: Duration::from_secs(3_600) },
             drain_timeout: Duration::from_secs(10),
             backlog_interval: Duration::from_secs(3_600),
+            listen: false,
         };
         let mut core = Self { relay: Relay::new(limits, Rules::default(), 1), now: Duration::ZERO };
         core.tell(Input::Tick);
-        core.tell(Input::Lease(Ok(Some(1))));
+        core.tell(Input::Lease(Ok(Holder::Us(1))));
         core.tell(Input::Opened(Ok(Vec::new())));
         core
     }

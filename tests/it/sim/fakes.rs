@@ -2,13 +2,13 @@
 //! services. Everything takes effect at once; time is the runtime's, so a paused clock is obeyed.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use outbox_relay::message::RowRef;
 use outbox_relay::sink::{ErrorType, Failure, Fault, Outcome, Record, Shipment, Sink, SinkEvent};
-use outbox_relay::source::{Backlog, Batch, Epoch, Fetch, Settled, Settlement, Source, SourceError};
+use outbox_relay::source::{Backlog, Batch, Fetch, Holder, Settled, Settlement, Source, SourceError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -20,6 +20,7 @@ use super::memory_outbox::{MemoryOutbox, Owner};
 pub struct FakeOutbox {
     outbox: Arc<Mutex<MemoryOutbox>>,
     owners: Arc<AtomicU64>,
+    hints: Arc<Notify>,
     started: Instant,
 }
 
@@ -28,13 +29,20 @@ impl FakeOutbox {
         Self {
             outbox: Arc::new(Mutex::new(MemoryOutbox::new(ttl))),
             owners: Arc::default(),
+            hints: Arc::default(),
             started: Instant::now(),
         }
     }
 
     /// Another relay at the same outbox.
     pub fn source(&self) -> FakeSource {
-        FakeSource { outbox: self.clone(), owner: self.owners.fetch_add(1, Ordering::Relaxed) }
+        let owner = self.owners.fetch_add(1, Ordering::Relaxed);
+        FakeSource { outbox: self.clone(), owner, listening: AtomicBool::new(false) }
+    }
+
+    /// What a trigger does at a commit.
+    pub fn notify(&self) {
+        self.hints.notify_one();
     }
 
     pub fn look(&self) -> MutexGuard<'_, MemoryOutbox> {
@@ -46,13 +54,14 @@ impl FakeOutbox {
 pub struct FakeSource {
     outbox: FakeOutbox,
     owner: Owner,
+    listening: AtomicBool,
 }
 
 /// What a statement takes.
 const STATEMENT: Duration = Duration::from_millis(1);
 
 impl Source for FakeSource {
-    async fn lease(&self) -> Result<Option<Epoch>, SourceError> {
+    async fn lease(&self) -> Result<Holder, SourceError> {
         tokio::time::sleep(STATEMENT).await;
         Ok(self.outbox.look().lease(self.owner, self.outbox.started.elapsed()))
     }
@@ -76,6 +85,15 @@ impl Source for FakeSource {
     async fn backlog(&self) -> Result<Backlog, SourceError> {
         tokio::time::sleep(STATEMENT).await;
         Ok(self.outbox.look().backlog(self.outbox.started.elapsed()))
+    }
+
+    /// A commit between two calls is told by the second.
+    async fn listen(&self) -> Result<(), SourceError> {
+        let begun = self.listening.swap(true, Ordering::Relaxed);
+        if begun {
+            self.outbox.hints.notified().await;
+        }
+        Ok(())
     }
 }
 
@@ -208,7 +226,11 @@ impl Sink for FakeSink {
     fn purge(&mut self) {
         let mut state = self.broker.look();
         let purged = state.broker.empty(self.client);
-        let failure = || Failure::refused(Fault::Unavailable, ErrorType::Purged, "purged");
+        let maybe_published = state.broker.opaque;
+        let failure = || Failure {
+            maybe_published,
+            ..Failure::refused(Fault::Unavailable, ErrorType::Purged, "purged")
+        };
         let outcomes: Vec<Outcome> =
             purged.into_iter().map(|(token, _)| Outcome { token, result: Err(failure()) }).collect();
         if !outcomes.is_empty() {

@@ -21,6 +21,8 @@ pub struct MemoryBroker {
     pub log: Vec<Arc<Record>>,
     /// Cut off: what is queued stays queued.
     pub down: bool,
+    /// What is queued may have been sent: a purge cannot tell.
+    pub opaque: bool,
     /// Destinations that do not exist.
     pub missing: BTreeSet<Destination>,
     /// A larger record is refused; `None` takes any.

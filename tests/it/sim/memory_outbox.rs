@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use outbox_relay::message::{Message, Payload, Position, RowId, RowRef, Timestamp};
 use outbox_relay::sink::Destination;
-use outbox_relay::source::{Backlog, Batch, Epoch, Fetch, LaneKey, Refusal, Settled, Settlement, Writer};
+use outbox_relay::source::{
+    Backlog, Batch, Epoch, Fetch, Holder, LaneKey, Refusal, Settled, Settlement, Writer,
+};
 
 pub type Transaction = u64;
 
@@ -183,17 +185,17 @@ impl MemoryOutbox {
         settled
     }
 
-    pub fn lease(&mut self, owner: Owner, now: Duration) -> Option<Epoch> {
+    pub fn lease(&mut self, owner: Owner, now: Duration) -> Holder {
         let ours = self.lease.owner == Some(owner);
         if !ours && self.lease.owner.is_some() && self.lease.expires_at >= now {
-            return None;
+            return Holder::Other { expires_in: self.lease.expires_at.saturating_sub(now) };
         }
         self.lease = Lease {
             owner: Some(owner),
             epoch: self.lease.epoch + u64::from(!ours),
             expires_at: now + self.ttl,
         };
-        Some(self.lease.epoch)
+        Holder::Us(self.lease.epoch)
     }
 
     pub fn release(&mut self, owner: Owner) {

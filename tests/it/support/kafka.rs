@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tempfile::TempDir;
 
+use super::certificates::Pair;
 use super::process::{Process, free_port};
 use super::{services, wait};
 
@@ -149,6 +150,38 @@ fn client(brokers: &str) -> ClientConfig {
     config
 }
 
+/// Where a broker speaks TLS, and with which certificate.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub name: String,
+    pub port: u16,
+    settings: String,
+}
+
+impl Listener {
+    pub fn new(name: &str, port: u16, certificate: &Pair) -> Self {
+        let mut listener = Self { name: name.replace('_', "").to_uppercase(), port, settings: String::new() };
+        let both = certificate.certificate.with_extension("both.pem");
+        fs::write(&both, certificate.in_one()).expect("certificates lie where files can be made");
+        listener.set("ssl.keystore.type", "PEM");
+        listener.set("ssl.keystore.location", &both.to_string_lossy());
+        listener
+    }
+
+    #[must_use]
+    pub fn asking_for_clients_of(mut self, authority: &Path) -> Self {
+        self.set("ssl.client.auth", "required");
+        self.set("ssl.truststore.type", "PEM");
+        self.set("ssl.truststore.location", &authority.to_string_lossy());
+        self
+    }
+
+    fn set(&mut self, key: &str, value: &str) {
+        let name = self.name.to_lowercase();
+        self.settings += &format!("listener.name.{name}.{key}={value}\n");
+    }
+}
+
 /// A private broker. Its port and its log survive a stop; both end with this value.
 #[derive(Debug)]
 pub struct Kafka {
@@ -166,8 +199,31 @@ impl Kafka {
         Self::start_behind(port, port).await
     }
 
+    /// A broker that speaks TLS as well, a certificate for each listener.
+    pub async fn start_with(listeners: &[Listener]) -> Self {
+        let (port, controller) = (free_port(), free_port());
+        let all = |part: fn(&Listener) -> String| listeners.iter().map(part).collect::<String>();
+        // The last of two lines counts.
+        let more = format!(
+            "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}{}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{}\n\
+             inter.broker.listener.name=PLAINTEXT\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n{}",
+            all(|listener| format!(",{}://127.0.0.1:{}", listener.name, listener.port)),
+            all(|listener| format!(",{}://localhost:{}", listener.name, listener.port)),
+            all(|listener| format!(",{}:SSL", listener.name)),
+            all(|listener| listener.settings.clone()),
+        );
+        Self::start_configured(port, port, &more).await
+    }
+
     /// A broker on `port` that sends its clients to `advertised_port`, where a proxy stands.
     pub async fn start_behind(port: u16, advertised_port: u16) -> Self {
+        Self::start_configured(port, advertised_port, "").await
+    }
+
+    async fn start_configured(port: u16, advertised_port: u16, more: &str) -> Self {
         let dir = TempDir::with_prefix("outbox-relay-kafka").expect("the temporary directory takes files");
         let properties = dir.path().join("kafka.properties");
         let text = PROPERTIES
@@ -175,7 +231,7 @@ impl Kafka {
             .replace("@CONTROLLER_PORT@", &free_port().to_string())
             .replace("@PORT@", &port.to_string())
             .replace("@LOG_DIR@", &dir.path().join("log").to_string_lossy());
-        fs::write(&properties, text + OWN_PROPERTIES).expect("the temporary directory takes files");
+        fs::write(&properties, text + OWN_PROPERTIES + more).expect("the temporary directory takes files");
         let brokers = format!("127.0.0.1:{advertised_port}");
         let mut kafka = Self { brokers, port, process: None, properties, _dir: dir };
         kafka.format();

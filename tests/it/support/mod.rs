@@ -5,9 +5,11 @@
 #![allow(dead_code, reason = "a shelf of tools: not every build of the tests takes every tool from it")]
 #![allow(clippy::disallowed_methods, reason = "tests live in the world, with a clock and an environment")]
 
+pub mod certificates;
 pub mod database;
 pub mod kafka;
 pub mod ledger;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

@@ -111,6 +111,31 @@ impl Postgres {
         .await;
     }
 
+    /// A copy of `file` in the server's data directory, readable for the server alone.
+    pub fn take(&self, file: &Path, name: &str) {
+        let copy = self.data().join(name);
+        // Written anew: the copy before it may belong to the server's user.
+        _ = fs::remove_file(&copy);
+        fs::copy(file, &copy).expect("the data directory takes files");
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).expect("the copy is ours");
+        if root() {
+            let given = Command::new("chown").arg("postgres:").arg(&copy).status();
+            assert!(given.is_ok_and(|status| status.success()), "could not give {name} to postgres");
+        }
+    }
+
+    /// Puts lines before all others of pg_hba.conf; they count from the next [`reload`](Self::reload).
+    pub fn admit(&self, lines: &str) {
+        let file = self.data().join("pg_hba.conf");
+        let others = fs::read_to_string(&file).expect("initdb wrote it");
+        fs::write(&file, format!("{lines}\n{others}")).expect("the data directory takes files");
+    }
+
+    /// Has the server read its settings again.
+    pub fn reload(&mut self) {
+        self.process.as_mut().expect("this Postgres is stopped").signal("HUP");
+    }
+
     /// What the server logged since it was last started.
     pub fn log(&self) -> Vec<String> {
         self.process.as_ref().map_or_else(Vec::new, |process| process.stderr.all())
@@ -174,7 +199,7 @@ fn as_postgres(program: &Path) -> Command {
     command
 }
 
-fn root() -> bool {
+pub fn root() -> bool {
     fs::metadata("/proc/self").expect("Linux has /proc").uid() == 0
 }
 

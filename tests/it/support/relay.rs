@@ -53,6 +53,12 @@ impl Settings {
         self.set(key, &serde_json::Value::from(value).to_string())
     }
 
+    /// Sets a property of librdkafka, whose dots are part of its name.
+    #[must_use]
+    pub fn property(self, name: &str, value: &str) -> Self {
+        self.text(&format!("sink.kafka.properties.\"{name}\""), value)
+    }
+
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.insert(name.to_owned(), value.to_owned());

@@ -4,8 +4,9 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::support::pgbouncer::PgBouncer;
 use crate::support::services::Services;
-use outbox_relay::config::{self, ColumnName, Mark, MarkColumn, Ordering as KeyOrdering, Secret};
+use outbox_relay::config::{self, ColumnName, Mark, MarkColumn, Ordering as KeyOrdering, Pooler, Secret};
 use outbox_relay::message::RowId;
 use outbox_relay::source::migrate::migrate;
 use outbox_relay::source::poll::{Poll, PollSettings};
@@ -16,14 +17,20 @@ use super::{Harness, NewRow};
 
 mod fitness;
 mod hazards;
+mod pooled;
 mod shapes;
 mod start;
 
 use shapes::Shape;
 
+/// What the application notifies when it commits.
+pub(crate) const CHANNEL: &str = "outbox_relay_test";
+
 /// A database of its own, with an outbox of some shape in it.
 pub(crate) struct Outbox {
     database: Database,
+    /// What the relay goes through, if not straight to the server.
+    pooler: Option<PgBouncer>,
     settings: PollSettings,
     insert: String,
     id_text: String,
@@ -43,7 +50,20 @@ impl Outbox {
         sqlx::raw_sql(AssertSqlSafe(shape.ddl)).execute(&mut admin).await.expect("the table can be made");
         let id_text = format!("{}::text", settings.outbox.columns.id.quoted());
         let table = settings.outbox.table.quoted();
-        Self { database, settings, insert: shape.insert, id_text, table }
+        Self { database, pooler: None, settings, insert: shape.insert, id_text, table }
+    }
+
+    /// The same, with a transaction pooler between the relay and the database.
+    async fn pooled(shape: Shape) -> Option<Self> {
+        let mut outbox = Self::open(shape).await?;
+        let direct = outbox.database.url();
+        let pooler = PgBouncer::start(&direct).await;
+        let database = &mut outbox.settings.database;
+        database.url = Secret::new(pooler.url(&direct));
+        database.pooler = Pooler::Transaction;
+        database.listen_url = Some(Secret::new(direct));
+        outbox.pooler = Some(pooler);
+        Some(outbox)
     }
 
     async fn run(&self, sql: &str) {
@@ -89,7 +109,8 @@ impl Harness for Outbox {
     }
 
     async fn commit(&self, mut writer: PgConnection) {
-        sqlx::raw_sql("commit").execute(&mut writer).await.expect("the transaction can be committed");
+        let commit = sqlx::raw_sql("notify outbox_relay_test; commit");
+        commit.execute(&mut writer).await.expect("the transaction can be committed");
     }
 
     async fn rollback(&self, mut writer: PgConnection) {
@@ -124,6 +145,10 @@ impl Harness for Outbox {
         self.run(&format!("delete from {} where {} = '{id}'", self.table, self.id_text)).await;
     }
 
+    fn lease_ttl(&self) -> Duration {
+        self.settings.lease.ttl
+    }
+
     async fn expire_lease(&self) {
         self.run("update outbox_relay.lease set expires_at = clock_timestamp() - interval '1 second'").await;
     }
@@ -134,6 +159,8 @@ pub(crate) fn settings(database: &Database, outbox: config::Outbox, destination_
         pipeline: config::Pipeline { name: "test".to_owned() },
         database: config::Database {
             url: Secret::new(database.url()),
+            pooler: Pooler::None,
+            listen_url: None,
             statement_timeout: Duration::from_secs(30),
             lock_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(10),

@@ -10,7 +10,7 @@ use outbox_relay::relay::Input;
 use outbox_relay::route::Routed;
 use outbox_relay::sink::{Destination, ErrorType, Failure, Fault, Record};
 use outbox_relay::source::{
-    Batch, Fetch, LaneKey, Refusal, Settled, Settlement, SourceError, SourceErrorKind,
+    Batch, Fetch, Holder, LaneKey, Refusal, Settled, Settlement, SourceError, SourceErrorKind,
 };
 
 use super::{Event, World, owner};
@@ -58,6 +58,14 @@ impl World {
         self.send(life, What::Measure);
     }
 
+    /// Answered at any time, whatever was written: a hint may be early, late, lost, or one too many.
+    pub(super) fn ask_to_be_told(&mut self, life: Life) {
+        let fails = self.weather().database_error;
+        let answer = if self.hints.chance(fails) { Err(away()) } else { Ok(()) };
+        let at = self.now + self.hints.millis(1, 1_500);
+        self.at(at, Event::Tell(life, Box::new(Input::Hinted(answer))));
+    }
+
     fn send(&mut self, life: Life, what: What) {
         let at = self.now + self.lag();
         self.at(at, Event::Database(Box::new(Call { life, what, ghost: false })));
@@ -85,11 +93,7 @@ impl World {
     fn fail(&mut self, life: Life, what: What) {
         let ghostly = self.weather().ghost;
         let fate = self.dice.unit();
-        let error = SourceError {
-            kind: SourceErrorKind::Unavailable,
-            message: "could not reach the database".into(),
-            hint: None,
-        };
+        let error = away();
         say!(self, "database: {life:?} gets an error for {what:?}");
         let answer = match &what {
             What::Lease => Input::Lease(Err(error)),
@@ -134,15 +138,17 @@ impl World {
     /// Who loses the lease by expiry may have published what is not marked yet.
     fn take_lease(&mut self, life: Life) -> Input {
         let before = self.outbox.lease.owner;
-        let epoch = self.outbox.lease(owner(life), self.now);
-        if epoch.is_some() && before != Some(owner(life)) {
-            say!(self, "database: {life:?} takes the lease, epoch {epoch:?}");
+        let holder = self.outbox.lease(owner(life), self.now);
+        if let Holder::Us(epoch) = holder
+            && before != Some(owner(life))
+        {
+            say!(self, "database: {life:?} takes the lease, epoch {epoch}");
             if let Some(loser) = self.processes.iter().map(|p| p.life).find(|&l| before == Some(owner(l))) {
                 self.books.tally.takeovers += 1;
                 self.books.excuse(loser);
             }
         }
-        Input::Lease(Ok(epoch))
+        Input::Lease(Ok(holder))
     }
 
     fn settle(&mut self, life: Life, settlements: &[Settlement]) -> Input {
@@ -214,4 +220,9 @@ impl World {
             }
         }
     }
+}
+
+fn away() -> SourceError {
+    let message = "could not reach the database".into();
+    SourceError { kind: SourceErrorKind::Unavailable, message, hint: None }
 }

@@ -126,6 +126,8 @@ impl Ord for Scheduled {
 pub struct World {
     seed: u64,
     dice: Dice,
+    /// Dice of their own, so that a kept seed means what it meant before there were any.
+    hints: Dice,
     weather: Weather,
     limits: Limits,
     rules: Rules,
@@ -152,6 +154,7 @@ impl World {
         let relays = setting.relays.unwrap_or(relays);
         let faults = dice.pick(&[8_u64, 16, 30]);
         let writers = Writers::new(&mut dice);
+        let mut hints = Dice::new(seed ^ 0x6869_6e74);
         Self {
             seed,
             weather: setting.weather.unwrap_or(drawn),
@@ -168,7 +171,8 @@ impl World {
             processes: (0..relays).map(Process::new).collect(),
             books: Books::new(limits.in_flight.rows),
             hash: 0xcbf2_9ce4_8422_2325,
-            limits,
+            limits: Limits { listen: hints.chance(0.5), ..limits },
+            hints,
             dice,
         }
     }
@@ -283,6 +287,7 @@ fn limits(dice: &mut Dice) -> Limits {
         settle_rows_max: dice.pick(&[1, 3, 100]),
         held_max: dice.pick(&[2, 5, 100]),
         poll_interval: Duration::from_millis(150),
+        listen: false,
         backoff: Backoff { min: Duration::from_millis(50), max: Duration::from_secs(1) },
         lease: LeaseTiming { ttl: TTL },
         drain_timeout: Duration::from_millis(dice.pick(&[300, 2_000, 10_000])),

@@ -40,6 +40,7 @@ struct Asked {
     lease: bool,
     settle: bool,
     measure: bool,
+    listen: bool,
     open: bool,
     read: bool,
 }
@@ -169,6 +170,7 @@ impl World {
             Input::Lease(_) => asked.lease = false,
             Input::Settled(_) => asked.settle = false,
             Input::Measured(_) => asked.measure = false,
+            Input::Hinted(_) => asked.listen = false,
             Input::Opened(_) => asked.open = false,
             Input::Fetched { .. } => asked.read = false,
             Input::Sink(_) | Input::Released(_) | Input::Tick | Input::Drain | Input::Abort => {}
@@ -200,7 +202,7 @@ impl World {
             actions += 1;
             match action {
                 Action::Lease => self.ask_lease(life),
-                Action::Release => self.ask_release(life),
+                Action::Release => self.give_back(life),
                 Action::Open(epoch) => self.open(life, epoch),
                 Action::Fetch(fetch) => {
                     say!(self, "{life:?} {fetch:?}");
@@ -216,6 +218,7 @@ impl World {
                     self.ask_to_settle(life, settlements);
                 }
                 Action::Measure => self.ask_backlog(life),
+                Action::Listen => self.ask_to_be_told(life),
                 Action::Tell(news) => self.heed(life, &news),
                 Action::Stop(exit) => self.stopped(life, exit),
             }
@@ -230,6 +233,7 @@ impl World {
             Action::Lease => !std::mem::replace(&mut asked.lease, true),
             Action::Settle(rows) => !std::mem::replace(&mut asked.settle, true) && !rows.is_empty(),
             Action::Measure => !std::mem::replace(&mut asked.measure, true),
+            Action::Listen => !std::mem::replace(&mut asked.listen, true),
             Action::Open(_) => !std::mem::replace(&mut asked.open, true),
             Action::Fetch(fetch) => {
                 !std::mem::replace(&mut asked.read, true) && self.well_formed(life, fetch)
@@ -260,6 +264,12 @@ impl World {
         };
         let at = self.now + self.dice.millis(0, 30);
         self.at(at, Event::Tell(life, Box::new(Input::Opened(result))));
+    }
+
+    fn give_back(&mut self, life: Life) {
+        let (term, outbox) = (self.processes[life.process].term, &self.outbox);
+        self.books.released(life, term, |position| outbox.row(position).pending);
+        self.ask_release(life);
     }
 
     fn heed(&mut self, life: Life, news: &News) {

@@ -82,22 +82,33 @@ async fn our_own_marks_are_not_writers() {
     let source = Arc::new(outbox.source());
     let batch = fetch(&*source, everything()).await;
     source.settle(delivered(&batch.messages[..1])).await.expect("the first call makes the connection");
-    // The mark waits for a row lock of the application's, which takes no lock that an insert takes.
-    let mut blocker = outbox.begin().await;
-    execute(&mut blocker, "select id from outbox.message where delivered_at is null for key share").await;
-    execute(&mut blocker, "select id from outbox.message where delivered_at is null for share").await;
+    let blocker = outbox.blocked().await;
     let settlements = delivered(&batch.messages[1..]);
     let marking = tokio::spawn({
         let source = Arc::clone(&source);
         async move { source.settle(settlements).await }
     });
-    outbox.until("select exists (select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database())").await;
+    outbox.until_blocked().await;
     assert!(fetch(&*source, everything()).await.writers.is_empty());
     outbox.rollback(blocker).await;
     marking.await.expect("it ends").expect("the mark is made");
 }
 
 impl Outbox {
+    /// Every mark waits for the row locks of this transaction, which takes no lock that an insert takes.
+    pub(super) async fn blocked(&self) -> PgConnection {
+        let mut blocker = self.begin().await;
+        execute(&mut blocker, "select id from outbox.message where delivered_at is null for key share").await;
+        execute(&mut blocker, "select id from outbox.message where delivered_at is null for share").await;
+        blocker
+    }
+
+    pub(super) async fn until_blocked(&self) {
+        let waiting = "select exists (select 1 from pg_stat_activity
+            where wait_event_type = 'Lock' and datname = current_database())";
+        self.until(waiting).await;
+    }
+
     /// Waits until a query says true.
     pub(super) async fn until(&self, condition: &str) {
         let mut admin = self.database.connect().await;
@@ -142,7 +153,7 @@ async fn a_missing_grant_is_said_with_the_sql_that_gives_it() {
     let (_, sql) = hint(&error).split_once(": ").expect("there is SQL after who is to run it");
     outbox.run(sql).await;
     fetch(&outbox.source(), everything()).await;
-    outbox.source().lease().await.expect("the lease can be asked for").expect("and is free");
+    outbox.source().lease().await.expect("the lease can be asked for").epoch().expect("and is free");
     outbox.drop_role(&role).await;
 }
 
@@ -268,7 +279,7 @@ async fn two_who_take_the_lease_at_once_do_not_both_get_it() {
     for _ in 0..10 {
         let taken = futures_util::future::join_all(sources.iter().map(Source::lease)).await;
         let epochs: Vec<_> =
-            taken.into_iter().filter_map(|lease| lease.expect("it can be asked for")).collect();
+            taken.into_iter().filter_map(|lease| lease.expect("it can be asked for").epoch()).collect();
         assert_eq!(epochs.len(), 1, "{epochs:?}");
         outbox.expire_lease().await;
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use outbox_relay::config::{self, Columns, HeaderColumns, Mark, MarkColumn, Start, TableName};
 
 use super::super::MESSAGE_BYTES_MAX;
-use super::{Outbox, column};
+use super::{CHANNEL, Outbox, column};
 
 /// A table, the mapping that describes it, and how its application inserts key, destination, payload.
 pub(crate) struct Shape {
@@ -24,6 +24,7 @@ pub(crate) fn outbox(schema: Option<&str>, table: &str, columns: Columns, mark: 
         // Rows of a table without a creation time are of no known age.
         start: Some(Start::All),
         poll_interval: Duration::from_millis(250),
+        listen: Some(CHANNEL.to_owned()),
         message_bytes_max: MESSAGE_BYTES_MAX,
         fetch_rows_max: 1_000,
     }
@@ -147,19 +148,25 @@ pub(crate) fn text_id() -> Shape {
 }
 
 macro_rules! shapes {
-    ($($shape:ident => $name:ident),* $(,)?) => {
+    ($($shape:ident => $name:ident, $pooled:ident),* $(,)?) => {
         $(mod $name {
             use super::{Outbox, $shape};
 
             crate::contract::source::source_contract!(Outbox::open($shape()));
+        }
+
+        mod $pooled {
+            use super::{Outbox, $shape};
+
+            crate::contract::source::source_contract!(Outbox::pooled($shape()));
         })*
     };
 }
 
 shapes! {
-    default_table => in_the_default_table,
-    quoted_names => with_quoted_names,
-    partitioned => in_a_partitioned_table,
-    uuid_and_bytes => with_uuid_ids_and_bytes,
-    text_id => with_text_ids,
+    default_table => in_the_default_table, in_the_default_table_behind_a_pooler,
+    quoted_names => with_quoted_names, with_quoted_names_behind_a_pooler,
+    partitioned => in_a_partitioned_table, in_a_partitioned_table_behind_a_pooler,
+    uuid_and_bytes => with_uuid_ids_and_bytes, with_uuid_ids_and_bytes_behind_a_pooler,
+    text_id => with_text_ids, with_text_ids_behind_a_pooler,
 }

@@ -1,0 +1,70 @@
+//! What knows a secret does not show it, however it is printed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use outbox_relay::config::{Config, Secret, Sink, Sources, load};
+use outbox_relay::sink::kafka::{self, KafkaSink};
+use outbox_relay::source::Source;
+use outbox_relay::source::poll::{Poll, PollSettings};
+
+const CANARY: &str = "canary";
+
+/// A configuration in which everything that may be a secret is one.
+fn config() -> Config {
+    let flags = [
+        ("database.url", "postgres://relay:canary@localhost:1/app?application_name=x"),
+        ("database.listen_url", "postgres://relay@localhost:1/app?password=canary"),
+        ("outbox.listen", "true"),
+        ("sink.kafka.brokers", "localhost:1"),
+        ("sink.kafka.properties.sasl.password", CANARY),
+        ("sink.kafka.properties.ssl.key.password", CANARY),
+    ];
+    let flags = flags.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+    load(&Sources { flags, ..Sources::default() }).expect("it can be used")
+}
+
+fn source(config: &Config) -> Poll {
+    let settings = PollSettings {
+        pipeline: config.pipeline.clone(),
+        database: config.database.clone(),
+        state: config.state.clone(),
+        outbox: config.outbox.clone(),
+        lease: config.lease.clone(),
+        ordering: config.delivery.ordering,
+        destination_sql: "o.destination".to_owned(),
+    };
+    assert_hidden("settings", &settings);
+    Poll::new(settings).expect("the url can be read")
+}
+
+fn assert_hidden(what: &str, shown: &impl std::fmt::Debug) {
+    let text = format!("{shown:?} {shown:#?}");
+    assert!(!text.contains(CANARY), "{what}: {text}");
+}
+
+#[test]
+fn a_configuration_a_source_and_a_sink_show_no_secret() {
+    let config = config();
+    assert_hidden("configuration", &config);
+    assert_hidden("source", &source(&config));
+    let Sink::Kafka(kafka) = &config.sink else { panic!("it is Kafka") };
+    let revealed: BTreeMap<_, _> = kafka.properties.iter().map(|(k, v)| (k, Secret::reveal(v))).collect();
+    assert!(revealed.values().all(|value| *value == CANARY), "the test has secrets to show");
+    let limits = kafka::Limits { message_bytes_max: 1, in_flight_rows_max: 1, in_flight_bytes_max: 1 };
+    assert_hidden("sink", &KafkaSink::new(kafka, limits));
+}
+
+#[tokio::test]
+async fn an_error_of_a_connection_shows_no_secret() {
+    let config = config();
+    let source = source(&config);
+    let read = tokio::time::timeout(Duration::from_secs(20), source.lease()).await;
+    assert_hidden("lease", &read.expect("nobody listens there").expect_err("nobody listens there"));
+    // The first of these connects; so does the second, since it failed.
+    for _ in 0..2 {
+        let listening = tokio::time::timeout(Duration::from_secs(20), source.listen()).await;
+        assert_hidden("listener", &listening.expect("it gives up").expect_err("nobody listens there"));
+    }
+    assert_hidden("source", &source);
+}
