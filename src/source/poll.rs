@@ -136,12 +136,20 @@ impl Poll {
         if let Some(outbox) = &session.outbox {
             return Ok(Arc::clone(outbox));
         }
-        let table = Table::resolve(&mut session.link, &self.settings.outbox, self.settings.ordering).await?;
-        let begun = start::begin(&mut session.link, &self.settings, &table).await?;
-        let table = table.begun(begun);
+        let table = self.table(&mut session.link).await?;
+        let begun = start::begin(&mut session.link, &self.settings, &table).await;
+        if begun.as_ref().is_err_and(|error| error.kind == SourceErrorKind::Unfit && error.hint.is_none()) {
+            // The table changed in the moment since it was looked up: what is wrong with it now?
+            self.table(&mut session.link).await?;
+        }
+        let table = table.begun(begun?);
         let outbox = Arc::new(Outbox::new(&table, &self.settings.outbox, &self.settings.destination_sql));
         session.outbox = Some(Arc::clone(&outbox));
         Ok(outbox)
+    }
+
+    async fn table(&self, link: &mut Link) -> Result<Table, SourceError> {
+        Table::resolve(link, &self.settings.outbox, self.settings.ordering).await
     }
 }
 
@@ -324,7 +332,7 @@ impl Poll {
     /// the SQL that mends it, rather than with what the parser says.
     async fn explain_misfit(&self, link: &mut Link, attempt: &str, error: &sqlx::Error) -> SourceError {
         if connection::is_about_the_schema(error)
-            && let Err(misfit) = Table::resolve(link, &self.settings.outbox, self.settings.ordering).await
+            && let Err(misfit) = self.table(link).await
         {
             return misfit;
         }
@@ -459,7 +467,7 @@ impl Poll {
         if connection::sqlstate(error) != Some(INSUFFICIENT_PRIVILEGE) {
             return Ok(());
         }
-        Table::resolve(&mut session.link, &self.settings.outbox, self.settings.ordering).await.map(drop)
+        self.table(&mut session.link).await.map(drop)
     }
 }
 

@@ -198,15 +198,23 @@ fn statements(hint: &str) -> &str {
     hint.rsplit_once(": ").map_or(hint, |(_, statements)| statements)
 }
 
-/// Waits until a row of that kind is published. Where the relay asks for more, it is given that too.
-async fn arrives(relay: &mut Relay, place: &Place, kind: &str, mut done: Vec<String>) {
-    let (port, out) = (relay.admin_port, relay.stdout().clone());
+/// Waits until the row is published.
+async fn arrives(relay: &mut Relay) {
+    let out = relay.stdout().clone();
+    relay.wait_for(PATIENCE, "the row arrives", async || out.contain("arrived")).await;
+}
+
+/// Does what the hint says, and what the relay asks for after that, until the row is published.
+async fn mended_by_hints(relay: &mut Relay, place: &Place, first: String) {
+    place.run(statements(&first)).await;
+    place.insert("arrived").await;
+    let (port, out, mut done) = (relay.admin_port, relay.stdout().clone(), vec![first]);
     let arrived = async || {
         if let Some((_, hint)) = complaint(port).await.filter(|(_, hint)| !done.contains(hint)) {
             place.run(statements(&hint)).await;
             done.push(hint);
         }
-        out.contain(kind)
+        out.contain("arrived")
     };
     relay.wait_for(PATIENCE, "the row arrives", arrived).await;
 }
@@ -224,12 +232,12 @@ async fn whatever_a_database_lacks_is_waited_for_and_mended_by_the_sql_that_is_s
         let mut relay = place.settings().run();
         let hint = says(&mut relay, lack.said).await;
         match lack.mend {
-            Hint => place.run(statements(&hint)).await,
+            Hint => mended_by_hints(&mut relay, &place, hint).await,
             Sql(sql) => place.run(sql).await,
             Migrate => place.migrate().await,
         }
         place.insert("arrived").await;
-        arrives(&mut relay, &place, "arrived", vec![hint]).await;
+        arrives(&mut relay).await;
         stop(relay).await;
         place.run("alter role relay nobypassrls").await;
     }
@@ -262,9 +270,7 @@ async fn ids_that_nothing_keeps_apart_wait_for_the_index_that_does() {
     let mut relay = settings.run();
     let hint = says(&mut relay, "no unique index keeps the ids of outbox.message apart").await;
     assert_eq!(hint, "create unique index concurrently on outbox.message (\"message_id\")");
-    place.run(&hint).await;
-    place.insert("arrived").await;
-    arrives(&mut relay, &place, "arrived", vec![hint]).await;
+    mended_by_hints(&mut relay, &place, hint).await;
     stop(relay).await;
 }
 
@@ -277,7 +283,7 @@ async fn a_missing_index_is_said_with_the_statement_that_makes_it_and_stops_nobo
     place.run("drop index outbox.message_pending").await;
     place.insert("arrived").await;
     let mut relay = settings.run();
-    arrives(&mut relay, &place, "arrived", Vec::new()).await;
+    arrives(&mut relay).await;
     let lines = relay.stderr().all();
     let said: Vec<_> = lines.iter().filter(|line| line.contains("no index finds the pending rows")).collect();
     let [line] = said[..] else { panic!("once, not {said:?}") };
@@ -304,8 +310,7 @@ async fn a_standby_is_waited_at_until_it_is_promoted() {
     follower.execute(sqlx::AssertSqlSafe(statements(&hint))).await.expect("it can be promoted");
     let insert = "insert into outbox.message (destination, kind) values ('orders', 'arrived')";
     relay.wait_for(PATIENCE, "it takes rows", async || follower.execute(insert).await.is_ok()).await;
-    let out = relay.stdout().clone();
-    relay.wait_for(PATIENCE, "the row arrives", async || out.contain("arrived")).await;
+    arrives(&mut relay).await;
     stop(relay).await;
 }
 
@@ -327,12 +332,11 @@ async fn a_table_with_history_waits_for_an_answer_and_after_a_restart_begins_whe
     stop(relay).await;
 
     let mut relay = settings.text("outbox.start", "now").run();
-    let out = relay.stdout().clone();
-    relay.wait_for(PATIENCE, "the new row arrives", async || out.contain("arrived")).await;
+    arrives(&mut relay).await;
     let idle =
         |metrics: &Metrics| ["pending_rows", "lag_seconds"].iter().all(|n| metrics.get(n) == Some(0.0));
     relay.wait_until(PATIENCE, "nothing is left to do", idle).await;
-    assert!(!out.contain("history"));
+    assert!(!relay.stdout().contain("history"));
     stop(relay).await;
     assert_eq!(place.database.count("outbox.message where delivered_at is null").await, 12_345);
 }
