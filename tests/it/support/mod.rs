@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod rabbitmq;
 pub mod relay;
 pub mod services;
 pub mod wait;
