@@ -18,10 +18,10 @@ use crate::metrics::Meter;
 use crate::pump::{Observer, Requests, pump};
 use crate::relay::{self, Backoff, Input, LeaseTiming, Limits, Load, Relay, Rules};
 use crate::route::Route;
+use crate::sink::Sink;
 use crate::sink::kafka::{self, KafkaSink};
 use crate::sink::rabbitmq::RabbitSink;
 use crate::sink::stdout::StdoutSink;
-use crate::sink::{Destination, Sink};
 use crate::source::migrate::{migrate, print_sql, uninstall_sql};
 use crate::source::poll::{Poll, PollSettings};
 use crate::source::{SourceError, SourceErrorKind};
@@ -136,7 +136,7 @@ async fn relay_into(
     let mut signals = Signals::listen()?;
     let pipeline = &config.pipeline.name;
     let clock = Clock::system();
-    let fixed: Vec<Destination> = route.fixed_destination().into_iter().collect();
+    let fixed = route.fixed_destinations();
     let meter = Meter::new(pipeline, config.metrics.backlog_interval, &fixed, clock.clone());
     let board = Board::new(pipeline, meter.page(), clock);
     let shown = Shown { page: meter.page(), board: Arc::clone(&board) };
@@ -218,8 +218,23 @@ fn limits(config: &Config) -> Limits {
 fn source_settings(config: &Config) -> Result<(PollSettings, Route), Failed> {
     let route = Route::new(&config.route, &config.outbox, config.delivery.ordering)
         .map_err(|problems| Failed { exit: Exit::Config, text: problems.join("\n") })?;
-    let columns = &config.outbox.columns;
-    let destination_sql = route.destination_sql(|place| {
+    let destination_sql = destination_sql(&route, &config.outbox.columns);
+    let settings = PollSettings {
+        pipeline: config.pipeline.clone(),
+        database: config.database.clone(),
+        state: config.state.clone(),
+        outbox: config.outbox.clone(),
+        lease: config.lease.clone(),
+        ordering: config.delivery.ordering,
+        destination_sql,
+    };
+    Ok((settings, route))
+}
+
+/// The destination of a row of the table `o`, as SQL.
+#[must_use]
+pub fn destination_sql(route: &Route, columns: &config::Columns) -> String {
+    route.destination_sql(|place| {
         let column = match place {
             "id" => Some(&columns.id),
             "destination" => columns.destination.as_ref(),
@@ -232,15 +247,5 @@ fn source_settings(config: &Config) -> Result<(PollSettings, Route), Failed> {
             let column = format!("o.{}", column.quoted());
             format!("case when {column} is not null then concat({column}) end")
         })
-    });
-    let settings = PollSettings {
-        pipeline: config.pipeline.clone(),
-        database: config.database.clone(),
-        state: config.state.clone(),
-        outbox: config.outbox.clone(),
-        lease: config.lease.clone(),
-        ordering: config.delivery.ordering,
-        destination_sql,
-    };
-    Ok((settings, route))
+    })
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::problem::Wrong;
 use super::section::Reader;
 use super::{Admin, Database, Delivery, Metrics, Ordering, Outbox, Route, size};
-use crate::route::topic_problems;
+use crate::route::problems;
 
 /// A lock wait that outlasts the statement would be reported as a slow statement.
 pub(super) fn timeouts(reader: &mut Reader, database: Option<&Database>) {
@@ -60,24 +60,11 @@ pub(super) fn ordering(reader: &mut Reader, outbox: Option<&Outbox>, delivery: O
     }
 }
 
-/// A topic can only be made of columns that are read, and a header's name says one thing.
+/// A destination can only be made of columns that are read, and a header's name says one thing.
 pub(super) fn route(reader: &mut Reader, outbox: Option<&Outbox>, route: Option<&Route>) {
     let (Some(outbox), Some(route)) = (outbox, route) else { return };
-    for (problem, hint) in topic_problems(&route.topic, &outbox.columns) {
-        reader.report("route.topic", Wrong::new(problem, hint));
-    }
-    if route.id_header == route.kind_header {
-        reader.report("route.kind_header", Wrong::new("is the same as id_header", "write another name"));
-    }
-    for (key, header) in [("route.id_header", &route.id_header), ("route.kind_header", &route.kind_header)] {
-        if header.is_empty() {
-            reader.report(key, Wrong::new("is empty", "write the name of a header"));
-        }
-        if outbox.columns.to_headers.contains_key(header) {
-            let hint = "remove it, or rename route.id_header or route.kind_header";
-            let key = format!("outbox.header_columns.{header}");
-            reader.report(key, Wrong::new("is a header the relay writes itself", hint));
-        }
+    for problem in problems(route, &outbox.columns) {
+        reader.report(problem.key, Wrong::new(problem.problem, problem.hint));
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 mod check;
@@ -27,7 +28,8 @@ pub use problem::{Problem, Problems};
 pub use secret::Secret;
 pub use show::show;
 
-use crate::route::Template;
+use crate::route::{Glob, Template};
+use crate::sink::OnUnroutable;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -127,11 +129,43 @@ pub enum MarkColumn {
 /// `[route]`
 #[derive(Debug, Clone)]
 pub struct Route {
-    pub topic: Template,
-    /// The header that carries the row's id.
+    /// Where rows go that meet no rule.
+    pub rest: Way,
+    /// `[[route.when]]`: the first rule that a row meets decides.
+    pub when: Vec<Rule>,
+    /// Destinations a row may reach; empty: all that are valid and not reserved.
+    pub allow: Vec<Glob>,
+    /// The header that carries the row's id, where it is not a property of the message.
     pub id_header: String,
-    /// The header that carries the event type, if the kind column is mapped.
-    pub kind_header: String,
+    /// The header that carries the event type, if the kind column is mapped. `None`: it is not sent.
+    pub kind_header: Option<String>,
+    /// The header that carries the key to an exchange. `None`: it is not sent.
+    pub key_header: Option<String>,
+    /// What messages to an exchange say their body is, unless the row says so.
+    pub content_type: Option<String>,
+}
+
+/// How a row goes to its broker: keys of `[route]` that `[[route.when]]` may override.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    pub target: Target,
+    pub on_unroutable: OnUnroutable,
+    pub app_id: Option<Arc<str>>,
+}
+
+/// What a destination is made of: of one kind for all rows, which follows from the sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Topic(Template),
+    Exchange { exchange: Template, routing_key: Template },
+}
+
+/// An entry of `[[route.when]]`, with what it inherits.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// A place and what its value must look like; all of them must hold.
+    pub conditions: Vec<(String, Glob)>,
+    pub way: Way,
 }
 
 /// `[sink]`

@@ -59,7 +59,7 @@ impl Wrong {
 }
 
 /// The name most like `name`, if one is like enough to be what was meant.
-pub(super) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// One slip in three letters; below that a suggestion misleads more often than it helps.
     const LIKE_ENOUGH: f64 = 0.6;
     names

@@ -9,20 +9,21 @@ use std::time::Duration;
 use super::section::{Reader, Section};
 use super::value::{address, bytes, choice, column, count, duration, text};
 use super::{
-    Admin, Config, Database, Delivery, Lease, Log, LogFormat, Metrics, Ordering, Pipeline, Route, Sink,
-    State, check, value,
+    Admin, Config, Database, Delivery, Lease, Log, LogFormat, Metrics, Ordering, Pipeline, Sink, State,
+    check, value,
 };
 use crate::config::problem::Wrong;
-use crate::route::Template;
 
 mod database_url;
 mod kafka;
 mod outbox;
 mod rabbitmq;
+mod route;
 
 use database_url::database_url;
 pub(super) use database_url::{is_plaintext_allowed as url_is_plaintext_allowed, redacted as url_redacted};
 pub(super) use kafka::{is_plaintext_allowed as kafka_is_plaintext_allowed, is_secret as property_is_secret};
+pub(super) use outbox::NAMED_HEADERS;
 pub(super) use rabbitmq::{
     is_plaintext_allowed as amqp_is_plaintext_allowed, parsed as amqp_uri, redacted as amqp_redacted,
 };
@@ -37,7 +38,7 @@ pub(super) fn config(reader: &mut Reader) -> Option<Config> {
     let database = database(&mut reader.section("database"));
     let state = state(&mut reader.section("state"));
     let outbox = outbox::outbox(reader);
-    let route = route(&mut reader.section("route"));
+    let route = route::route(reader);
     let sink = sink(reader);
     let delivery = delivery(reader);
     let lease = lease(&mut reader.section("lease"));
@@ -99,16 +100,6 @@ fn database(section: &mut Section<'_>) -> Option<Database> {
 fn state(section: &mut Section<'_>) -> Option<State> {
     let schema = section.defaulted("schema", column);
     Some(State { schema: schema? })
-}
-
-fn route(section: &mut Section<'_>) -> Option<Route> {
-    let topic = section.defaulted("topic", |value| {
-        let hint = "write a topic's name, with {destination}, {kind} or {key} where a row decides";
-        Template::parse(&text(value)?).map_err(|why| Wrong::new(why, hint))
-    });
-    let id_header = section.defaulted("id_header", text);
-    let kind_header = section.defaulted("kind_header", text);
-    Some(Route { topic: topic?, id_header: id_header?, kind_header: kind_header? })
 }
 
 fn sink(reader: &mut Reader) -> Option<Sink> {

@@ -15,17 +15,12 @@ pub(super) const DEFAULTS: &str = "the defaults";
 pub(super) const PRESET: &str = "the preset";
 
 /// Keys of later versions: known, so that nobody searches for a typing error.
-const NOT_YET: [&str; 14] = [
+const NOT_YET: [&str; 9] = [
     "database.listen_url",
     "outbox.start",
     "outbox.listen",
     "outbox.columns.due_at",
     "outbox.columns.expires_at",
-    "outbox.columns.reply_to",
-    "route.exchange",
-    "route.routing_key",
-    "route.allow",
-    "route.when",
     "delivery.on_permanent_failure",
     "delivery.retry.attempts_max",
     "delivery.retry.retry_for",
@@ -198,6 +193,25 @@ impl Section<'_> {
         let mut entries: Vec<_> = entries.into_iter().collect();
         entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         entries
+    }
+
+    /// The entries of an array of tables. A single variable cannot say one, and no entry has a name that
+    /// it could be overridden by.
+    pub(super) fn tables(&mut self, key: &'static str) -> Option<Vec<Map<String, Value>>> {
+        let path = join(self.path, key);
+        let entries = self.reader.tree.get(&path).map(|value| match &value.kind {
+            ValueKind::Array(entries) => {
+                entries.iter().map(|entry| entry.clone().into_table().ok()).collect()
+            }
+            _other => None,
+        });
+        let is_wrong = entries == Some(None);
+        self.reader.known.insert(path.clone());
+        if is_wrong {
+            let hint = format!("write [[{path}]] and the keys of each below it, in the file");
+            self.report(key, Wrong::new("is not an array of tables", hint));
+        }
+        entries.unwrap_or(Some(Vec::new()))
     }
 
     pub(super) fn report(&mut self, key: &str, wrong: Wrong) {

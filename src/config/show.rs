@@ -6,13 +6,14 @@ use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use super::read::{
-    amqp_is_plaintext_allowed, amqp_redacted, kafka_is_plaintext_allowed, property_is_secret,
+    NAMED_HEADERS, amqp_is_plaintext_allowed, amqp_redacted, kafka_is_plaintext_allowed, property_is_secret,
     url_is_plaintext_allowed, url_redacted,
 };
 use super::{
     ColumnName, Columns, Config, Database, Delivery, HeaderColumns, Kafka, LogFormat, Mark, MarkColumn,
-    Ordering, Outbox, RabbitMq, Secret, Sink, size,
+    Ordering, Outbox, RabbitMq, Route, Secret, Sink, Target, Way, size,
 };
+use crate::sink::OnUnroutable;
 
 /// Every key that has a value, under its section.
 #[must_use]
@@ -24,10 +25,7 @@ pub fn show(config: &Config) -> String {
     page.section("state");
     page.text("schema", &config.state.schema);
     outbox(&mut page, &config.outbox);
-    page.section("route");
-    page.text("topic", &config.route.topic);
-    page.text("id_header", &config.route.id_header);
-    page.text("kind_header", &config.route.kind_header);
+    route(&mut page, &config.route);
     sink(&mut page, &config.sink);
     delivery(&mut page, &config.delivery);
     page.section("lease");
@@ -113,11 +111,59 @@ fn columns(page: &mut Page, columns: &Columns) {
             page.bare("headers", format!("[{}, {}]", written_column(names), written_column(values)));
         }
     }
-    if !columns.to_headers.is_empty() {
+    for (key, header) in NAMED_HEADERS {
+        if let Some(column) = columns.to_headers.get(header) {
+            page.column(key, column);
+        }
+    }
+    let is_named = |header: &String| NAMED_HEADERS.iter().any(|(_, named)| named == header);
+    let others: Vec<_> = columns.to_headers.iter().filter(|(header, _)| !is_named(header)).collect();
+    if !others.is_empty() {
         page.section("outbox.header_columns");
     }
-    for (header, column) in &columns.to_headers {
+    for (header, column) in others {
         page.column(&written(header), column);
+    }
+}
+
+fn route(page: &mut Page, route: &Route) {
+    page.section("route");
+    way(page, &route.rest);
+    let allow: Vec<_> = route.allow.iter().map(|glob| written(&glob.to_string())).collect();
+    page.bare("allow", format!("[{}]", allow.join(", ")));
+    page.text("id_header", &route.id_header);
+    page.text("kind_header", route.kind_header.as_deref().unwrap_or(""));
+    page.text("key_header", route.key_header.as_deref().unwrap_or(""));
+    if let Some(content_type) = &route.content_type {
+        page.text("content_type", content_type);
+    }
+    for rule in &route.when {
+        page.section("[route.when]");
+        for (place, glob) in &rule.conditions {
+            page.text(&written(place), glob);
+        }
+        way(page, &rule.way);
+    }
+}
+
+fn way(page: &mut Page, way: &Way) {
+    match &way.target {
+        Target::Topic(topic) => page.text("topic", topic),
+        Target::Exchange { exchange, routing_key } => {
+            page.text("exchange", exchange);
+            page.text("routing_key", routing_key);
+        }
+    }
+    page.text(
+        "on_unroutable",
+        match way.on_unroutable {
+            OnUnroutable::Block => "block",
+            OnUnroutable::DeadLetter => "dead-letter",
+            OnUnroutable::Accept => "accept",
+        },
+    );
+    if let Some(app_id) = &way.app_id {
+        page.text("app_id", app_id);
     }
 }
 

@@ -38,10 +38,16 @@ impl Template {
         }
         literal.push_str(rest);
         push_literal(&mut parts, &mut literal);
-        if parts.is_empty() {
-            Err("is empty: write a name, or {destination}".to_owned())
-        } else {
-            Ok(Self { parts })
+        Ok(Self { parts })
+    }
+
+    /// The text itself, if no row has a say in it.
+    #[must_use]
+    pub fn literal(&self) -> Option<&str> {
+        match self.parts.as_slice() {
+            [] => Some(""),
+            [Part::Literal(text)] => Some(text),
+            [Part::Place(_) | Part::Literal(_), ..] => None,
         }
     }
 
@@ -51,6 +57,9 @@ impl Template {
 
     /// The same text computed by the database; NULL if any place is NULL.
     pub(super) fn sql(&self, column: impl Fn(&str) -> String) -> String {
+        if self.parts.is_empty() {
+            return "(''::text)".to_owned();
+        }
         let terms: Vec<String> = self
             .parts
             .iter()
@@ -127,7 +136,6 @@ mod tests {
     #[test]
     fn an_unusable_template_says_what_to_write() {
         for (text, hint) in [
-            ("", "is empty"),
             ("a{kind", "never closed"),
             ("a}b", "closes nothing"),
             ("{}", "without a usable name"),
@@ -137,6 +145,15 @@ mod tests {
             let error = Template::parse(text).expect_err(text);
             assert!(error.contains(hint) && error.contains("write"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn nothing_is_a_template_too() {
+        let template = Template::parse("").expect("a template");
+        assert_eq!(
+            (template.literal(), template.sql(|_| unreachable!())),
+            (Some(""), "(''::text)".to_owned())
+        );
     }
 
     #[test]

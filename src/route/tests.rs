@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::destination::KEPT_MAX;
 use super::*;
 use crate::config::{ColumnName, Columns, Mark, Ordering, Outbox, TableName};
-use crate::message::Position;
+use crate::message::{Header, Position, RowId};
+use crate::sink::OnUnroutable;
 
 fn column(name: &str) -> Option<ColumnName> {
     Some(ColumnName(name.to_owned()))
@@ -32,16 +34,41 @@ fn outbox() -> Outbox {
     }
 }
 
-fn config(topic: &str) -> config::Route {
+fn template(text: &str) -> Template {
+    Template::parse(text).expect("a template")
+}
+
+fn way(target: config::Target) -> config::Way {
+    config::Way { target, on_unroutable: OnUnroutable::Block, app_id: None }
+}
+
+fn to(target: config::Target) -> config::Route {
     config::Route {
-        topic: Template::parse(topic).expect("a template"),
+        rest: way(target),
+        when: Vec::new(),
+        allow: Vec::new(),
         id_header: "outbox-id".to_owned(),
-        kind_header: "outbox-kind".to_owned(),
+        kind_header: Some("outbox-kind".to_owned()),
+        key_header: Some("outbox-key".to_owned()),
+        content_type: None,
     }
 }
 
+fn config(topic: &str) -> config::Route {
+    to(config::Target::Topic(template(topic)))
+}
+
+fn to_exchange(exchange: &str, routing_key: &str) -> config::Route {
+    let (exchange, routing_key) = (template(exchange), template(routing_key));
+    to(config::Target::Exchange { exchange, routing_key })
+}
+
+fn made(config: &config::Route) -> Route {
+    Route::new(config, &outbox(), Ordering::Key).unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
 fn route(topic: &str) -> Route {
-    Route::new(&config(topic), &outbox(), Ordering::Key).expect("a route")
+    made(&config(topic))
 }
 
 fn bytes(text: &'static str) -> Bytes {
@@ -200,9 +227,14 @@ fn headers_have_a_limit_in_number_and_in_bytes() {
     assert_eq!(failure(route("{destination}").apply(row)).error_type, ErrorType::InvalidRecord);
 
     let mut row = message();
-    row.headers = vec![Header { name: "h".into(), value: Some(Bytes::from(vec![0; HEADER_BYTES_MAX - 1])) }];
+    let large = |bytes| Header { name: "h".into(), value: Some(Bytes::from(vec![0; bytes])) };
+    let own = "outbox-id".len() + "7".len() + "outbox-kind".len() + "Shipped".len();
+    let rest = HEADER_BYTES_MAX - HEADER_VALUE_BYTES_MAX - own - 2;
+    row.headers = vec![large(HEADER_VALUE_BYTES_MAX), large(rest)];
     assert!(route("{destination}").apply(row.clone()).content.is_ok());
     row.headers.push(header("h", None));
+    assert_eq!(failure(route("{destination}").apply(row.clone())).error_type, ErrorType::TooLarge);
+    row.headers = vec![large(HEADER_VALUE_BYTES_MAX + 1)];
     assert_eq!(failure(route("{destination}").apply(row)).error_type, ErrorType::TooLarge);
 }
 
@@ -240,13 +272,13 @@ fn equal_topics_share_one_allocation() {
 #[test]
 fn the_names_kept_for_reuse_are_bounded() {
     let mut route = route("{id}");
-    for id in 0..(TOPICS_KEPT_MAX as i64 + 10) {
+    for id in 0..(KEPT_MAX as i64 + 10) {
         let mut row = message();
         row.row.id = RowId::Int(id);
         let record = route.apply(row).content.expect("a record");
         assert_eq!(record.destination, topic(&id.to_string()));
     }
-    assert_eq!(route.topics.len(), TOPICS_KEPT_MAX);
+    assert_eq!(route.destinations.kept(), KEPT_MAX);
 }
 
 #[test]
@@ -262,8 +294,12 @@ fn a_route_over_columns_that_are_not_mapped_is_refused_with_all_its_problems() {
     let mut config = config("{destination}/{nobody}");
     config.id_header = "tenant".to_owned();
     let problems = Route::new(&config, &outbox, Ordering::Key).expect_err("problems");
-    let expected =
-        ["outbox.columns.destination is not set", "holds \"/\"", "{nobody}, which is not known", "rename"];
+    let expected = [
+        "outbox.columns.destination is not set",
+        "holds \"/\"",
+        "{nobody}, which is not known",
+        "remove it, or rename route.id_header",
+    ];
     assert_eq!(problems.len(), expected.len(), "{problems:#?}");
     for (problem, part) in problems.iter().zip(expected) {
         assert!(problem.contains(part), "{problem}");
@@ -274,4 +310,153 @@ fn a_route_over_columns_that_are_not_mapped_is_refused_with_all_its_problems() {
 fn the_topic_in_sql_asks_for_the_same_places() {
     let sql = route("t.{tenant}.{kind}").destination_sql(|name| format!("o.{name}::text"));
     assert_eq!(sql, "('t.'::text || o.tenant::text || '.'::text || o.kind::text)");
+}
+
+fn properties(routed: Routed) -> (Record, crate::sink::Properties) {
+    let record = routed.content.unwrap_or_else(|failure| panic!("{failure}"));
+    let properties = *record.properties.clone().expect("an exchange's record has them");
+    (Record::clone(&record), properties)
+}
+
+/// A mapping with all the columns that AMQP has properties for.
+fn outbox_of_requests() -> Outbox {
+    let mut outbox = outbox();
+    for header in [CONTENT_TYPE, CORRELATION_ID, REPLY_TO] {
+        outbox.columns.to_headers.insert(header.to_owned(), ColumnName("c".to_owned()));
+    }
+    outbox
+}
+
+fn request() -> Message {
+    let mut row = message();
+    row.headers = vec![
+        header("trace", Some("abc")),
+        header("content-type", Some("text/plain")),
+        header("correlation-id", Some("c-1")),
+        header("reply-to", Some("answers")),
+        header("tenant", Some("acme")),
+    ];
+    row
+}
+
+#[test]
+fn to_an_exchange_id_and_kind_are_properties_and_the_key_is_a_header() {
+    let (record, properties) =
+        properties(made(&to_exchange("events", "{destination}.{kind}")).apply(message()));
+    let destination =
+        Destination::Exchange { exchange: "events".into(), routing_key: "orders.Shipped".into() };
+    assert_eq!(record.destination, destination);
+    assert_eq!(record.destination.identity(), "events\u{1f}orders.Shipped");
+    assert_eq!(properties.message_id, bytes("7"));
+    assert_eq!(properties.kind, Some(bytes("Shipped")));
+    assert_eq!((properties.content_type, properties.correlation_id, properties.reply_to), (None, None, None));
+    let expected = [
+        header("outbox-key", Some("customer-1")),
+        header("trace", Some("abc")),
+        header("tenant", Some("acme")),
+    ];
+    assert_eq!(record.headers, expected);
+}
+
+#[test]
+fn a_row_without_a_key_and_a_route_without_a_key_header_send_none() {
+    let mut row = message();
+    row.key = None;
+    let (record, _) = properties(made(&to_exchange("events", "")).apply(row));
+    assert_eq!(record.headers.len(), 2);
+    let mut config = to_exchange("events", "");
+    config.key_header = None;
+    let (record, _) = properties(made(&config).apply(message()));
+    assert_eq!(record.headers.len(), 2);
+}
+
+#[test]
+fn columns_that_amqp_has_properties_for_are_lifted_out_of_the_headers() {
+    let config = to_exchange("events", "");
+    let mut route = Route::new(&config, &outbox_of_requests(), Ordering::Key).expect("a route");
+    let (record, properties) = properties(route.apply(request()));
+    assert_eq!(properties.content_type, Some(bytes("text/plain")));
+    assert_eq!(properties.correlation_id, Some(bytes("c-1")));
+    assert_eq!(properties.reply_to, Some(bytes("answers")));
+    let names: Vec<_> = record.headers.iter().map(|header| &*header.name).collect();
+    assert_eq!(names, ["outbox-key", "trace", "tenant"]);
+}
+
+#[test]
+fn to_a_topic_the_same_columns_are_headers() {
+    let mut route =
+        Route::new(&config("{destination}"), &outbox_of_requests(), Ordering::Key).expect("a route");
+    let record = route.apply(request()).content.expect("a record");
+    assert_eq!(record.headers[2..], request().headers);
+    assert_eq!(record.properties, None);
+}
+
+#[test]
+fn a_row_may_not_speak_for_a_mapped_property() {
+    for target in [config("{destination}"), to_exchange("events", "")] {
+        for name in ["correlation-id", "Reply-To", "content-type"] {
+            let mut row = request();
+            row.headers[0] = header(name, Some("forged"));
+            let mut route = Route::new(&target, &outbox_of_requests(), Ordering::Key).expect("a route");
+            assert!(failure(route.apply(row)).reason.contains(name));
+        }
+    }
+}
+
+#[test]
+fn a_content_type_and_an_app_id_of_the_route_go_with_every_message() {
+    let mut config = to_exchange("events", "");
+    config.content_type = Some("application/json".to_owned());
+    config.rest.app_id = Some("shop".into());
+    config.rest.on_unroutable = OnUnroutable::Accept;
+    let (record, sent) = properties(made(&config).apply(message()));
+    assert_eq!((sent.content_type, sent.app_id), (Some(bytes("application/json")), Some("shop".into())));
+    assert_eq!(record.on_unroutable(), OnUnroutable::Accept);
+    let mut route = Route::new(&config, &outbox_of_requests(), Ordering::Key).expect("a route");
+    let (_, sent) = properties(route.apply(request()));
+    assert_eq!(sent.content_type, Some(bytes("text/plain")));
+}
+
+#[test]
+fn a_property_that_amqp_cannot_carry_is_a_permanent_failure() {
+    for bad in [Bytes::from(vec![b'x'; 256]), Bytes::from_static(b"\xff"), Bytes::from_static(b"a\0b")] {
+        let mut row = message();
+        row.kind = Some(bad.clone());
+        assert!(failure(made(&to_exchange("events", "")).apply(row)).reason.contains("its kind"));
+        let mut row = request();
+        row.headers[2].value = Some(bad);
+        let mut route =
+            Route::new(&to_exchange("e", ""), &outbox_of_requests(), Ordering::Key).expect("a route");
+        assert!(failure(route.apply(row)).reason.contains("its correlation-id"));
+    }
+    let mut row = message();
+    row.row.id = RowId::Text("x".repeat(256).into());
+    assert!(failure(made(&to_exchange("events", "")).apply(row)).reason.contains("its id has 256 bytes"));
+}
+
+#[test]
+fn a_row_cannot_reach_the_default_exchange_or_send_what_amqp_cannot_carry() {
+    for (name, rule) in [("", "default exchange"), ("a\nb", "control character"), (&"x".repeat(256), "255")] {
+        let mut row = message();
+        row.destination = Some(Bytes::from(name.to_owned()));
+        let routed = made(&to_exchange("{destination}", "r")).apply(row.clone());
+        assert_eq!(
+            routed.lane.as_ref().and_then(|lane| lane.destination.clone()).map(|it| it.identity()),
+            Some(format!("{name}\u{1f}r"))
+        );
+        let reason = failure(routed).reason;
+        assert!(reason.contains(rule), "{reason}");
+        if !name.is_empty() {
+            let reason = failure(made(&to_exchange("e", "{destination}")).apply(row)).reason;
+            assert!(reason.contains("routing key") && reason.contains(rule), "{reason}");
+        }
+    }
+}
+
+#[test]
+fn a_reply_to_that_would_close_the_channel_is_a_permanent_failure() {
+    let mut row = request();
+    row.headers[3] = header("reply-to", Some("amq.rabbitmq.reply-to"));
+    let mut route = Route::new(&to_exchange("e", ""), &outbox_of_requests(), Ordering::Key).expect("a route");
+    assert!(failure(route.apply(row)).reason.contains("reply-to"));
 }

@@ -191,7 +191,6 @@ fn what_comes_in_a_later_version_is_called_that() {
         ("outbox.mark", "ranges"),
         ("outbox.preset", "debezium"),
         ("outbox.start", "now"),
-        ("sink.type", "rabbitmq"),
         ("sink.rabbitmq.url", "amqp://localhost"),
         ("delivery.on_permanent_failure", "halt-key"),
         ("delivery.retry.attempts_max", "10"),
@@ -498,6 +497,7 @@ fn what_only_breaks_together_is_found() {
         ("outbox.message_bytes_max", "17MiB", "delivery.in_flight_bytes_max"),
         ("delivery.retry.backoff_min", "6m", "delivery.retry.backoff_min"),
         ("route.kind_header", "outbox-id", "route.kind_header"),
+        ("route.key_header", "Outbox-Kind", "route.key_header"),
         ("outbox.header_columns.outbox-id", "id", "outbox.header_columns.outbox-id"),
         ("admin.listen", "127.0.0.1:9717", "admin.listen"),
     ] {
@@ -509,6 +509,77 @@ fn what_only_breaks_together_is_found() {
     );
     assert_eq!(given.problem().0, "route.topic");
     given.flag("route.topic", "events").config();
+}
+
+/// What is wrong with a route to exchanges, and with nothing else.
+fn problems_to_exchange(text: &str) -> Vec<(String, String)> {
+    let given = Given::minimal_and(text).flag("sink.type", "rabbitmq");
+    let problems = load(&given.sources).err().map_or(Vec::new(), |problems| problems.0);
+    let own = problems.into_iter().filter(|problem| !problem.key.starts_with("sink"));
+    own.map(|problem| (problem.key, format!("{}: {}", problem.problem, problem.hint))).collect()
+}
+
+#[test]
+fn a_route_to_exchanges_names_one_that_is_not_the_default() {
+    assert_eq!(problems_to_exchange("[route]\nexchange = \"events\""), []);
+    assert_eq!(problems_to_exchange("[route]\nexchange = \"events\"\nallow = [\"events:*\"]"), []);
+    assert_eq!(problems_to_exchange("[route]\nexchange = \"{destination}\"\nrouting_key = \"\""), []);
+    for (text, key, part) in [
+        ("", "route.exchange", "is missing with sink.type = \"rabbitmq\""),
+        ("[route]\nexchange = \"\"", "route.exchange", "bind the queue to an exchange"),
+        ("[route]\nexchange = \"e\"\nrouting_key = \"a\\tb\"", "route.routing_key", "control character"),
+        ("[route]\nexchange = \"e\"\non_unroutable = \"drop\"", "route.on_unroutable", "write \"block\" or"),
+        ("[route]\nexchange = \"e\"\nallow = [\"commands\"]", "route.exchange", "route.allow"),
+        ("[route]\nexchange = \"e\"\nallow = [\"c:*\"]", "route.exchange", "route.allow"),
+    ] {
+        let problems = problems_to_exchange(text);
+        let [(its_key, problem)] = problems.as_slice() else { panic!("{text}: {problems:?}") };
+        assert!(its_key == key && problem.contains(part), "{its_key}: {problem}");
+    }
+}
+
+#[test]
+fn a_rule_is_told_what_is_wrong_with_it() {
+    for (text, key, part) in [
+        ("[[route.when]]\ntopic = \"a\"", "route.when[0]", "has no condition"),
+        ("[[route.when]]\nkind = \"a\"\ntopik = \"b\"", "route.when[0].topik", "did you mean topic?"),
+        ("[[route.when]]\ntenant = \"a\"", "route.when[0].tenant", "outbox.header_columns"),
+        ("[[route.when]]\nkind = \"*\"\n[[route.when]]\nkind = 7", "route.when[1].kind", "is a number"),
+        ("[[route.when]]\nkind = \"\"", "route.when[0].kind", "is empty"),
+        ("[[route.when]]\nkind = \"a\"\ntopic = \"{lost}\"", "route.when[0].topic", "{lost}"),
+        ("[[route.when]]\nkind = \"a\"\ntopic = \"__x\"", "route.when[0].topic", "reserved"),
+        (
+            "[route]\nallow = [\"b\"]\n[[route.when]]\nkind = \"a\"\ntopic = \"a\"",
+            "route.when[0].topic",
+            "route.allow",
+        ),
+        ("[route]\nwhen = \"kind\"", "route.when", "write [[route.when]]"),
+    ] {
+        let (its_key, problem, hint) = Given::minimal_and(text).problem();
+        assert_eq!(its_key, key, "{problem}");
+        assert!(problem.contains(part) || hint.contains(part), "{problem}: {hint}");
+    }
+    let given = Given::minimal().variable("OUTBOX_RELAY__ROUTE__WHEN__0__KIND", "a");
+    assert!(given.problem().2.ends_with("in the file"));
+}
+
+#[test]
+fn a_rule_has_what_it_leaves_out_from_the_route() {
+    let given = Given::minimal_and(
+        "[route]\ntopic = \"rest\"\napp_id = \"shop\"\n[[route.when]]\nkind = \"a*\"\non_unroutable = \"accept\"",
+    );
+    let route = given.config().route;
+    assert_eq!(route.when[0].way.target, route.rest.target);
+    assert_eq!(route.when[0].way.app_id.as_deref(), Some("shop"));
+    assert_ne!(route.when[0].way.on_unroutable, route.rest.on_unroutable);
+}
+
+#[test]
+fn a_column_with_a_key_of_its_own_is_mapped_once() {
+    let given = Given::minimal().flag("outbox.columns.reply_to", "answers");
+    assert_eq!(given.config().outbox.columns.to_headers["reply-to"].0, "answers");
+    let twice = given.flag("outbox.header_columns.reply-to", "answers");
+    assert_eq!(twice.problem().0, "outbox.columns.reply_to");
 }
 
 #[test]
@@ -533,10 +604,21 @@ fn what_is_shown_loads_and_shows_the_same() {
         key = "a\\b"
         payload = "p"
         headers = ["names", "values"]
+        correlation_id = "correlation"
         [outbox.header_columns]
         "x.Trace-Id" = "trace"
         [route]
         topic = "events"
+        allow = ["events", "audit.*"]
+        kind_header = ""
+        app_id = "shop"
+        [[route.when]]
+        key = "a\\*"
+        "x.Trace-Id" = "*-01"
+        topic = "audit.{key}"
+        on_unroutable = "accept"
+        [[route.when]]
+        correlation-id = "*"
         [sink.kafka]
         brokers = "kafka:9092"
         insecure_allow_plaintext = true
@@ -610,12 +692,12 @@ fn all_example_lines() -> impl Iterator<Item = Line> {
 
 /// The paths of the example's settings; an open table counts as one.
 fn example_settings(wanted: impl Fn(&Line) -> bool) -> BTreeSet<String> {
-    const OPEN: [&str; 2] = ["outbox.header_columns", "sink.kafka.properties"];
+    const OPEN: [&str; 3] = ["outbox.header_columns", "sink.kafka.properties", "route.when"];
     let mut section = String::new();
     let mut paths = BTreeSet::new();
     for line in all_example_lines().filter(wanted) {
         if let Some(header) = line.setting.strip_prefix('[') {
-            header.split(']').next().unwrap().clone_into(&mut section);
+            header.trim_start_matches('[').split(']').next().unwrap().clone_into(&mut section);
             if OPEN.contains(&section.as_str()) {
                 paths.insert(section.clone());
             }

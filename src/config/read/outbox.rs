@@ -10,11 +10,16 @@ use crate::config::problem::Wrong;
 use crate::config::section::{Reader, Section};
 use crate::config::value::{bytes, choice, column, count, duration, scalar, table, texts};
 use crate::config::{ColumnName, Columns, HeaderColumns, Mark, MarkColumn, Outbox};
+use crate::route::{CONTENT_TYPE, CORRELATION_ID, REPLY_TO};
 
 /// librdkafka's own limit on a message.
 const MESSAGE_BYTES_MAX: usize = 1_000_000_000;
 const FETCH_ROWS_MAX: usize = 100_000;
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(3_600);
+
+/// Keys of `[outbox.columns]`, and the headers that their columns become.
+pub(in crate::config) const NAMED_HEADERS: [(&str, &str); 3] =
+    [("correlation_id", CORRELATION_ID), ("reply_to", REPLY_TO), ("content_type", CONTENT_TYPE)];
 
 #[derive(Clone, Copy)]
 enum MarkBy {
@@ -60,6 +65,7 @@ fn columns(section: &mut Section<'_>, to_headers: Option<BTreeMap<String, Column
     let payload = section.required("payload", column, "name the column that holds the message's body");
     let headers = section.optional("headers", headers);
     let created_at = section.optional("created_at", column);
+    let to_headers = named_headers(section, to_headers);
     Some(Columns {
         id: id?,
         order: order?,
@@ -95,6 +101,23 @@ fn header_columns(section: &mut Section<'_>) -> Option<BTreeMap<String, ColumnNa
         }
     }
     (columns.len() == count).then_some(columns)
+}
+
+/// Columns that have a key of their own because brokers have a place of their own for them.
+fn named_headers(
+    section: &mut Section<'_>,
+    to_headers: Option<BTreeMap<String, ColumnName>>,
+) -> Option<BTreeMap<String, ColumnName>> {
+    let named = NAMED_HEADERS.map(|(key, header)| (key, header, section.optional(key, column)));
+    let mut to_headers = to_headers?;
+    for (key, header, name) in named {
+        let Some(name) = name? else { continue };
+        if to_headers.insert(header.to_owned(), name).is_some() {
+            let problem = format!("is given besides outbox.header_columns.{header}");
+            section.report(key, Wrong::new(problem, "remove one of them: they mean the same"));
+        }
+    }
+    Some(to_headers)
 }
 
 fn mark(section: &mut Section<'_>) -> Option<Mark> {

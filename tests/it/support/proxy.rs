@@ -81,12 +81,7 @@ impl Drop for Proxy {
 }
 
 /// Owns the connections' tasks: they are aborted with it.
-async fn accept(
-    listener: TcpListener,
-    server: SocketAddr,
-    state: watch::Receiver<State>,
-    counted: Arc<()>,
-) {
+async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Receiver<State>, counted: Arc<()>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -48,12 +48,16 @@ impl Rabbit {
 
     pub async fn declare_exchange(&self, name: &str) {
         let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        let declared = self.channel.exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default());
+        let declared =
+            self.channel.exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default());
         declared.await.expect("an exchange");
     }
 
     pub async fn delete_exchange(&self, name: &str) {
-        self.channel.exchange_delete(name.into(), ExchangeDeleteOptions::default()).await.expect("an exchange");
+        self.channel
+            .exchange_delete(name.into(), ExchangeDeleteOptions::default())
+            .await
+            .expect("an exchange");
     }
 
     /// A durable queue with `arguments`, such as `x-queue-type`, bound to the exchange.
@@ -71,8 +75,13 @@ impl Rabbit {
 
     pub async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) {
         let (queue, exchange, routing_key) = (queue.into(), exchange.into(), routing_key.into());
-        let bound =
-            self.channel.queue_bind(queue, exchange, routing_key, QueueBindOptions::default(), FieldTable::default());
+        let bound = self.channel.queue_bind(
+            queue,
+            exchange,
+            routing_key,
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
         bound.await.expect("a binding");
     }
 

@@ -24,7 +24,11 @@ impl Services {
             skip(test);
             return None;
         }
-        Some(Self { postgres_url: postgres_url(), kafka_brokers: kafka_brokers(), rabbitmq_url: rabbitmq_url() })
+        Some(Self {
+            postgres_url: postgres_url(),
+            kafka_brokers: kafka_brokers(),
+            rabbitmq_url: rabbitmq_url(),
+        })
     }
 }
 

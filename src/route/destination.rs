@@ -1,0 +1,193 @@
+//! Where a row goes: names are made of its values, checked, and kept for the next row.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::glob::Glob;
+use super::name;
+use super::row::{Row, Unfilled};
+use super::template::Template;
+use crate::config::{Rule, Target, Way};
+use crate::sink::{Destination, Failure, printable};
+
+/// Destinations kept for reuse, at most 766 bytes each. Past it every record pays for its own copy.
+pub(super) const KEPT_MAX: usize = 10_000;
+
+/// Characters of a bad name that a reason shows.
+const SHOWN_MAX: usize = 64;
+
+/// A destination as rendered, and why no record may go there.
+pub(super) struct Found {
+    pub(super) destination: Destination,
+    pub(super) verdict: Result<(), Failure>,
+}
+
+/// Makes destinations.
+#[derive(Debug, Clone)]
+pub(super) struct Destinations {
+    /// Those a row may reach; empty: all that are valid.
+    allow: Vec<Glob>,
+    /// Valid ones seen so far by their identity, so that equal ones share one allocation and one
+    /// validation.
+    kept: HashMap<Box<str>, Destination>,
+    /// The identity being rendered; kept for its allocation.
+    rendered: String,
+}
+
+impl Destinations {
+    pub(super) fn new(allow: Vec<Glob>) -> Self {
+        Self { allow, kept: HashMap::new(), rendered: String::new() }
+    }
+
+    /// The destination that `target` means for this row, or why it means none.
+    pub(super) fn find(&mut self, target: &Target, row: Row<'_>) -> Result<Found, Failure> {
+        let routing_key_at = self.render(target, row)?;
+        if let Some(kept) = self.kept.get(self.rendered.as_str()) {
+            return Ok(Found { destination: kept.clone(), verdict: Ok(()) });
+        }
+        let destination = self.made(routing_key_at);
+        let verdict = check(&destination).and_then(|()| self.allowed(&destination));
+        if verdict.is_ok() && self.kept.len() < KEPT_MAX {
+            self.kept.insert(self.rendered.as_str().into(), destination.clone());
+        }
+        Ok(Found { destination, verdict })
+    }
+
+    /// Leaves the identity in `rendered` and says where in it the routing key begins.
+    fn render(&mut self, target: &Target, row: Row<'_>) -> Result<Option<usize>, Failure> {
+        let text = &mut self.rendered;
+        text.clear();
+        match target {
+            Target::Topic(topic) => {
+                row.fill(text, topic).map_err(|why| unfilled("topic", &why))?;
+                Ok(None)
+            }
+            Target::Exchange { exchange, routing_key } => {
+                row.fill(text, exchange).map_err(|why| unfilled("exchange", &why))?;
+                text.push(Destination::SEPARATOR);
+                let at = text.len();
+                row.fill(text, routing_key).map_err(|why| unfilled("routing key", &why))?;
+                Ok(Some(at))
+            }
+        }
+    }
+
+    fn made(&self, routing_key_at: Option<usize>) -> Destination {
+        let Some(at) = routing_key_at else { return Destination::Topic(self.rendered.as_str().into()) };
+        let (exchange, routing_key) = self.rendered.split_at(at);
+        let exchange = &exchange[..exchange.len() - Destination::SEPARATOR.len_utf8()];
+        Destination::Exchange { exchange: exchange.into(), routing_key: routing_key.into() }
+    }
+
+    fn allowed(&self, destination: &Destination) -> Result<(), Failure> {
+        if is_allowed(&self.allow, destination) {
+            return Ok(());
+        }
+        let name = printable(&destination.to_string(), SHOWN_MAX);
+        Err(super::invalid(format!("the destination \"{name}\" is not among those of route.allow")))
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+}
+
+/// A pattern with a colon is about `exchange:routing_key`, one without about the exchange or topic.
+pub(super) fn is_allowed(allow: &[Glob], destination: &Destination) -> bool {
+    let covers = |glob: &Glob| match destination {
+        Destination::Exchange { .. } if glob.has_colon() => glob.matches(destination.to_string().as_bytes()),
+        Destination::Exchange { .. } | Destination::Topic(_) => glob.matches(destination.name().as_bytes()),
+    };
+    allow.is_empty() || allow.iter().any(covers)
+}
+
+/// Whether any row of this way may go where it leads. What rows decide is left to them.
+pub(super) fn is_allowed_to_some(allow: &[Glob], target: &Target) -> bool {
+    if let Some(destination) = fixed(target) {
+        return is_allowed(allow, &destination);
+    }
+    let Target::Exchange { exchange, .. } = target else { return true };
+    let Some(exchange) = exchange.literal() else { return true };
+    let prefix = format!("{exchange}:");
+    let covers = |glob: &Glob| {
+        glob.matches(exchange.as_bytes()) || glob.has_colon() && glob.could_match(prefix.as_bytes())
+    };
+    allow.is_empty() || allow.iter().any(covers)
+}
+
+fn check(destination: &Destination) -> Result<(), Failure> {
+    let named = |what, name: &Arc<str>, verdict: Result<(), &str>| {
+        verdict
+            .map_err(|rule| super::invalid(format!("the {what} \"{}\" {rule}", printable(name, SHOWN_MAX))))
+    };
+    match destination {
+        Destination::Topic(topic) => named("topic", topic, name::check_topic(topic)),
+        Destination::Exchange { exchange, routing_key } => {
+            named("exchange", exchange, name::check_exchange(exchange))?;
+            named("routing key", routing_key, name::check_routing_key(routing_key))
+        }
+    }
+}
+
+fn unfilled(what: &str, why: &Unfilled) -> Failure {
+    super::invalid(match why {
+        Unfilled::Null(place) => format!("the {what} needs {{{place}}}, which is NULL in this row"),
+        Unfilled::Binary(place) => {
+            format!("the {what} needs {{{place}}}, which is not UTF-8 text in this row")
+        }
+    })
+}
+
+/// The way of a row: that of the first rule it meets.
+pub(super) fn way<'r>(rules: &'r [Rule], rest: &'r Way, row: Row<'_>) -> &'r Way {
+    let meets = |rule: &&Rule| {
+        let holds =
+            |(place, glob): &(String, Glob)| row.value(place).is_some_and(|value| glob.matches(&value));
+        rule.conditions.iter().all(holds)
+    };
+    rules.iter().find(meets).map_or(rest, |rule| &rule.way)
+}
+
+/// Where every row of this way goes, if that does not depend on the row.
+pub(super) fn fixed(target: &Target) -> Option<Destination> {
+    match target {
+        Target::Topic(topic) => Some(Destination::Topic(topic.literal()?.into())),
+        Target::Exchange { exchange, routing_key } => Some(Destination::Exchange {
+            exchange: exchange.literal()?.into(),
+            routing_key: routing_key.literal()?.into(),
+        }),
+    }
+}
+
+/// The identity of a row's destination as an SQL expression; NULL where [`Destinations::find`] finds no
+/// value. `column` gives the SQL of a place as text.
+pub(super) fn sql(rules: &[Rule], rest: &Way, column: impl Fn(&str) -> String) -> String {
+    let rest = target_sql(&rest.target, &column);
+    if rules.is_empty() {
+        return rest;
+    }
+    let whens: Vec<String> = rules.iter().map(|rule| when_sql(rule, &column)).collect();
+    format!("(case {} else {rest} end)", whens.join(" "))
+}
+
+fn when_sql(rule: &Rule, column: &impl Fn(&str) -> String) -> String {
+    let condition = |(place, glob): &(String, Glob)| {
+        let like = glob.like().replace('\'', "''");
+        // Byte for byte: a collation may think different texts equal, or refuse `like` altogether.
+        format!(r#"({}) collate "C" like '{like}' escape '\'"#, column(place))
+    };
+    let conditions: Vec<String> = rule.conditions.iter().map(condition).collect();
+    format!("when {} then {}", conditions.join(" and "), target_sql(&rule.way.target, column))
+}
+
+fn target_sql(target: &Target, column: &impl Fn(&str) -> String) -> String {
+    let sql = |template: &Template| template.sql(column);
+    match target {
+        Target::Topic(topic) => sql(topic),
+        Target::Exchange { exchange, routing_key } => {
+            let separator = u32::from(Destination::SEPARATOR);
+            format!("({} || chr({separator}) || {})", sql(exchange), sql(routing_key))
+        }
+    }
+}
