@@ -121,6 +121,7 @@ fn url(section: &mut Section<'_>) -> Option<Secret> {
     let (key, url) = match (text?, from_file?) {
         (Some(url), None) => ("url", url),
         (None, Some(url)) => ("url_file", url),
+        (Some(_), Some(url)) if !section.is_given("url") => ("url_file", url),
         (Some(_), Some(_)) => {
             section.report("url", Wrong::new("is given besides url_file", "give one of the two"));
             return None;

@@ -117,7 +117,7 @@ async fn connect(mut client: TcpStream, server: SocketAddr, mut state: watch::Re
         let there = carry(client_read, server_write, state.clone());
         let back = carry(server_read, client_write, state.clone());
         tokio::select! {
-            _ = state.wait_for(|state| broken(state) || refused(state)) => broken(&state.borrow()),
+            Ok(state) = state.wait_for(|state| broken(state) || refused(state)) => broken(&state),
             _ = async { tokio::join!(there, back) } => false,
         }
     };
