@@ -9,6 +9,7 @@ mod delivery;
 mod lease;
 mod order;
 mod outage;
+mod rabbitmq;
 mod stage;
 mod stopping;
 mod surface;

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use lapin::message::BasicGetMessage;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use lapin::message::Delivery;
 use lapin::options::{
-    BasicGetOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicConsumeOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -20,14 +21,14 @@ use super::{services, wait};
 const CONF: &str = include_str!("rabbitmq.conf");
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
+const TAKE_DEADLINE: Duration = Duration::from_secs(120);
 
 /// How a test sets the stage at a broker, and looks at it afterwards.
 #[derive(Debug)]
 pub struct Rabbit {
     pub url: String,
     channel: Channel,
-    /// Keeps the channel open.
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl Rabbit {
@@ -36,7 +37,7 @@ impl Rabbit {
         let connection = Connection::connect(url, ConnectionProperties::default()).await;
         let connection = connection.expect("the broker answers");
         let channel = connection.create_channel().await.expect("a channel");
-        Self { url: url.to_owned(), channel, _connection: connection }
+        Self { url: url.to_owned(), channel, connection }
     }
 
     /// A new topic exchange, by a name of its own.
@@ -93,15 +94,15 @@ impl Rabbit {
     }
 
     /// Takes everything out of the queue, in order.
-    pub async fn take(&self, queue: &str) -> Vec<BasicGetMessage> {
-        let mut taken = Vec::new();
-        loop {
-            let got = self.channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await;
-            match got.expect("the queue exists") {
-                Some(message) => taken.push(message),
-                None => return taken,
-            }
-        }
+    pub async fn take(&self, queue: &str) -> Vec<Delivery> {
+        let depth = self.depth(queue).await as usize;
+        let channel = self.connection.create_channel().await.expect("a channel");
+        let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await;
+        let taking = consumer.expect("the queue exists").take(depth).try_collect();
+        let taken: Result<Vec<Delivery>, _> =
+            tokio::time::timeout(TAKE_DEADLINE, taking).await.expect("the queue gives what it holds");
+        taken.expect("the broker stays")
     }
 }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use lapin::message::BasicGetMessage;
+use lapin::message::Delivery;
 use lapin::types::AMQPValue;
 use outbox_relay::config::{self, Secret};
 use outbox_relay::message::Header;
@@ -135,8 +135,8 @@ impl Broker for Proxied {
     }
 }
 
-fn read(message: &BasicGetMessage) -> Record {
-    let (delivery, properties) = (&message.delivery, &message.delivery.properties);
+fn read(delivery: &Delivery) -> Record {
+    let properties = &delivery.properties;
     assert_eq!(properties.delivery_mode(), &Some(2), "persistent");
     let table = properties.headers().as_ref().map(|table| table.inner().clone()).unwrap_or_default();
     let is_null = table.get("relay-null") == Some(&AMQPValue::Boolean(true));

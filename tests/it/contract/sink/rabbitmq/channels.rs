@@ -26,7 +26,7 @@ async fn an_exchange_deleted_under_way_fails_its_messages_and_no_others() {
     }
     // What was in doubt may be there twice, and everything is there.
     let taken = rabbit.take(&queue).await;
-    let bodies: std::collections::HashSet<Vec<u8>> = taken.into_iter().map(|m| m.delivery.data).collect();
+    let bodies: std::collections::HashSet<Vec<u8>> = taken.into_iter().map(|message| message.data).collect();
     assert_eq!(bodies.len(), 1 + 1_998 - 20);
 
     // Once it is there again it is used again.

@@ -184,7 +184,7 @@ async fn every_message_has_one_outcome_through_a_crash_of_the_broker() {
     confirmed(&mut sink, failed.len()).await;
     let rabbit = Rabbit::at(&server.url()).await;
     let held: std::collections::HashSet<Vec<u8>> =
-        rabbit.take(&queue).await.into_iter().map(|message| message.delivery.data).collect();
+        rabbit.take(&queue).await.into_iter().map(|message| message.data).collect();
     assert_eq!(held.len() as u64, count, "every message is there");
 }
 
