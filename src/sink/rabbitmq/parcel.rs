@@ -58,6 +58,9 @@ impl Parcel {
     }
 }
 
+/// Sets one property.
+type With = fn(BasicProperties, ShortString) -> BasicProperties;
+
 fn properties(
     said: &Properties,
     headers: FieldTable,
@@ -73,7 +76,7 @@ fn properties(
     if let Some(seconds) = timestamp_ms.and_then(|ms| u64::try_from(ms.div_euclid(1_000)).ok()) {
         properties = properties.with_timestamp(seconds);
     }
-    let optional: [(&str, Option<&[u8]>, fn(BasicProperties, ShortString) -> BasicProperties); 5] = [
+    let optional: [(&str, Option<&[u8]>, With); 5] = [
         ("type", said.kind.as_deref(), BasicProperties::with_type),
         ("content_type", said.content_type.as_deref(), BasicProperties::with_content_type),
         ("correlation_id", said.correlation_id.as_deref(), BasicProperties::with_correlation_id),
@@ -206,24 +209,27 @@ mod tests {
 
     #[test]
     fn a_short_string_of_256_bytes_is_refused_wherever_it_stands() {
-        let long: std::sync::Arc<str> = "x".repeat(256).into();
+        let long = "x".repeat(256);
         let bytes = Bytes::from("x".repeat(256));
         let with = |change: &dyn Fn(&mut Properties)| {
             let mut record = record();
             change(record.properties.as_mut().unwrap());
             record
         };
-        let exchange = |exchange, routing_key| Destination::Exchange { exchange, routing_key };
+        let exchange = |exchange: &str, routing_key: &str| Destination::Exchange {
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+        };
         let cases = [
-            Record { destination: exchange(long.clone(), "k".into()), ..record() },
-            Record { destination: exchange("e".into(), long.clone()), ..record() },
+            Record { destination: exchange(&long, "k"), ..record() },
+            Record { destination: exchange("e", &long), ..record() },
             Record { headers: vec![header(&long, None)], ..record() },
             with(&|said| said.message_id = bytes.clone()),
             with(&|said| said.kind = Some(bytes.clone())),
             with(&|said| said.content_type = Some(bytes.clone())),
             with(&|said| said.correlation_id = Some(bytes.clone())),
             with(&|said| said.reply_to = Some(bytes.clone())),
-            with(&|said| said.app_id = Some(long.clone())),
+            with(&|said| said.app_id = Some(long.as_str().into())),
             with(&|said| said.message_id = Bytes::from_static(b"\xff")),
             Record { destination: Destination::Topic("topic".into()), ..record() },
             Record { properties: None, ..record() },
@@ -231,8 +237,7 @@ mod tests {
         for record in cases {
             assert_eq!(refusal(&record), (Fault::Permanent, ErrorType::InvalidRecord), "{record:?}");
         }
-        let fits =
-            Record { destination: exchange("x".repeat(255).into(), "x".repeat(255).into()), ..record() };
+        let fits = Record { destination: exchange(&"x".repeat(255), &"x".repeat(255)), ..record() };
         assert!(Parcel::new(&fits, LIMITS).is_ok());
     }
 

@@ -14,7 +14,7 @@ use crate::sink::{Destination, Shipment};
 
 /// Messages of one window. The client looks through all unconfirmed ones of a channel when many are
 /// confirmed at once, so there must not be too many; and enough to cover a broker's sync to disk.
-pub(super) const WINDOW_ROWS_MAX: usize = 512;
+const WINDOW_ROWS_MAX: usize = 512;
 
 /// Bytes of one window, beyond which nothing is gained by more.
 const WINDOW_BYTES_MAX: usize = 1 << 20;
@@ -23,7 +23,7 @@ const WINDOW_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub(super) struct Batch {
     pub(super) shipments: Vec<Shipment>,
-    /// One of them may be to blame for the end of a channel.
+    /// One of them may be to blame for the end of a channel, so they may have been published before.
     pub(super) suspected: bool,
 }
 
@@ -47,7 +47,7 @@ impl Queue {
         }
         let (mut shipments, mut bytes, mut ids) = (Vec::new(), 0, HashSet::new());
         while let Some(shipment) = self.queued.front() {
-            let full = shipments.len() == WINDOW_ROWS_MAX || (bytes > 0 && bytes >= WINDOW_BYTES_MAX);
+            let full = shipments.len() == WINDOW_ROWS_MAX || bytes >= WINDOW_BYTES_MAX;
             if full || !ids.insert(message_id(shipment)) {
                 break;
             }

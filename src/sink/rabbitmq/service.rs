@@ -300,10 +300,12 @@ impl<'k> Service<'k> {
             self.channel_ended && cause.and_then(|e| classify::code_of(&e)) == Some(code::CHANNEL_ERROR);
         for Wreck { lane, mut unknown, unsent } in wrecks {
             if !is_sequel {
-                self.teller.failed(&std::mem::take(&mut unknown), &failure);
+                self.teller.failed(&unknown, &failure);
+                unknown.clear();
             }
+            let suspected = !unknown.is_empty();
             unknown.extend(unsent);
-            self.stock.queue(lane).put_back(Batch { shipments: unknown, suspected: false });
+            self.stock.queue(lane).put_back(Batch { shipments: unknown, suspected });
         }
         End::Lost
     }
