@@ -97,17 +97,17 @@ impl Health {
 #[must_use]
 pub const fn advice(error_type: ErrorType) -> Option<&'static str> {
     match error_type {
-        ErrorType::BrokerUnavailable => Some("check sink.kafka.brokers and the way to them; nothing is lost"),
+        ErrorType::BrokerUnavailable => {
+            Some("check the broker's address in [sink] and the way to it; nothing is lost")
+        }
         ErrorType::Tls => Some(
             "see that the broker's certificate is valid now, names the host it is called by, and is signed by an \
              authority we were told of; and that it accepts ours, if it asks for one",
         ),
         ErrorType::Auth => Some("check the credentials, and that they may write to this destination"),
-        ErrorType::UnknownDestination => Some("create the topic, or correct route.topic"),
+        ErrorType::UnknownDestination => Some("create the topic or the exchange, or correct [route]"),
         ErrorType::Unroutable => Some("bind a queue to the exchange, or correct the route"),
-        ErrorType::TooLarge => {
-            Some("raise message.max.bytes at the topic and at the client, or shrink the row")
-        }
+        ErrorType::TooLarge => Some("raise the limit at the broker and in [sink], or shrink the row"),
         ErrorType::InvalidRecord => Some("correct the row, or delete it from the outbox"),
         ErrorType::Fenced => {
             Some("another relay took over; see that only one is configured for this pipeline")

@@ -21,6 +21,7 @@ use crate::relay::{self, Backoff, Input, LeaseTiming, Limits, Load, Relay, Rules
 use crate::route::Route;
 use crate::sink::Sink;
 use crate::sink::kafka::{self, KafkaSink};
+use crate::sink::rabbitmq::RabbitSink;
 use crate::sink::stdout::StdoutSink;
 use crate::source::migrate::{migrate, print_sql, uninstall_sql};
 use crate::source::poll::{Poll, PollSettings};
@@ -124,6 +125,9 @@ fn relay_until_stopped(config: &Config) -> Result<Exit, Failed> {
         match &config.sink {
             config::Sink::Kafka(kafka) => {
                 relay_into(config, &source, route, KafkaSink::new(kafka, client_limits(config))).await
+            }
+            config::Sink::RabbitMq(broker) => {
+                relay_into(config, &source, route, RabbitSink::new(broker, &config.pipeline.name)).await
             }
             config::Sink::Stdout => relay_into(config, &source, route, StdoutSink::new()).await,
         }

@@ -25,12 +25,13 @@ mod memory;
 mod outbox;
 mod plain;
 mod process;
+mod rabbitmq;
 mod read;
 mod relay;
 mod report;
 mod start;
 
-/// Measure the relay. Needs OUTBOX_TEST_POSTGRES and OUTBOX_TEST_KAFKA: see scripts/bench.
+/// Measure the relay. Needs OUTBOX_TEST_POSTGRES, OUTBOX_TEST_KAFKA and OUTBOX_TEST_RABBITMQ: see scripts/bench.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// What to measure [default: everything]
@@ -66,6 +67,8 @@ enum Scenario {
     Start,
     /// One key, beside the round trip of the broker
     HotKey,
+    /// Rows a second into a quorum queue, beside a bare loop without a database
+    Rabbitmq,
     /// The read statement among ten million rows, and behind an old snapshot
     Read,
 }
@@ -112,6 +115,7 @@ async fn measure(bench: &Bench, scenario: Scenario) -> Result<()> {
         Scenario::Idle => idle::measure(bench).await,
         Scenario::Start => start::measure(bench).await,
         Scenario::HotKey => hot_key::measure(bench).await,
+        Scenario::Rabbitmq => rabbitmq::measure(bench).await,
         Scenario::Read => read::measure(bench).await,
     }
 }

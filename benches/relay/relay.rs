@@ -29,7 +29,8 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Starts a relay from `outbox` to the broker. `settings` are lines `key = value` with dotted keys.
+    /// Starts a relay from `outbox` to the broker. `settings` are lines `key = value` with dotted keys, which
+    /// go before what is set here.
     pub(crate) fn start(bench: &Bench, outbox: &Outbox, settings: &[&str]) -> Result<Self> {
         let files = TempDir::with_prefix("outbox-bench")?;
         let (metrics, admin) = (free_address()?, free_address()?);
@@ -128,7 +129,10 @@ fn configuration(
         format!("metrics.listen = \"{metrics}\""),
         format!("admin.listen = \"{admin}\""),
     ];
-    for line in defaults.iter().map(String::as_str).chain(settings.iter().copied()) {
+    let key = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    let is_set = |line: &&str| settings.iter().any(|setting| key(setting) == key(line));
+    let defaults = defaults.iter().map(String::as_str).filter(|line| !is_set(line));
+    for line in defaults.chain(settings.iter().copied()) {
         writeln!(toml, "{line}").expect("a String takes every line");
     }
     toml

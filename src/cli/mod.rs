@@ -150,7 +150,10 @@ fn pair(text: &str) -> Result<(String, String), CliError> {
 
 /// Whoever migrates, perhaps long before there is a broker, should not be asked for one.
 fn assume_no_broker(sources: &mut Sources) {
-    sources.assumed.push(("sink.kafka.brokers".to_owned(), "localhost".to_owned()));
+    for (key, value) in [("sink.kafka.brokers", "localhost"), ("sink.rabbitmq.url", "amqp://relay@localhost")]
+    {
+        sources.assumed.push((key.to_owned(), value.to_owned()));
+    }
 }
 
 /// Printing takes no connection. Last in the environment, so that a real url goes before it.

@@ -238,6 +238,7 @@ pub struct Rule {
 #[derive(Debug, Clone)]
 pub enum Sink {
     Kafka(Kafka),
+    RabbitMq(RabbitMq),
     Stdout,
 }
 
@@ -247,6 +248,42 @@ pub struct Kafka {
     pub brokers: String,
     /// librdkafka properties passed through; those a promise rests on were refused on load.
     pub properties: BTreeMap<String, Secret>,
+}
+
+/// `[sink.rabbitmq]`
+#[derive(Debug, Clone)]
+pub struct RabbitMq {
+    /// `amqp://…` or `amqps://…`, with the password merged in from `password_file` if that is set.
+    pub url: Secret,
+    /// Whom to trust instead of the machine's own authorities.
+    pub ca_file: Option<PathBuf>,
+    /// How we prove who we are.
+    pub identity: Option<Identity>,
+    pub channels: usize,
+    /// How long a confirmation may take before the connection counts as dead.
+    pub confirm_timeout: Duration,
+    pub heartbeat: Duration,
+    /// What the broker shows this connection as; `outbox-relay.<pipeline>` if not given.
+    pub connection_name: Option<String>,
+    /// What the broker takes in one message.
+    pub message_bytes_max: usize,
+}
+
+impl RabbitMq {
+    /// The url as the client takes it.
+    ///
+    /// # Errors
+    /// None once the url was read by this module; the text may quote it.
+    pub fn uri(&self) -> Result<lapin::uri::AMQPUri, String> {
+        read::amqp_uri(self.url.reveal())
+    }
+}
+
+/// A certificate and its key, as PEM files.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
 }
 
 /// `[delivery]` and `[delivery.retry]`

@@ -17,6 +17,7 @@ use crate::config::problem::Wrong;
 mod database_url;
 mod kafka;
 mod outbox;
+mod rabbitmq;
 mod route;
 
 use database_url::{Urls, database_urls};
@@ -26,6 +27,9 @@ pub(super) use database_url::{
 };
 pub(super) use kafka::{is_plaintext_allowed as kafka_is_plaintext_allowed, is_secret as property_is_secret};
 pub(super) use outbox::NAMED_HEADERS;
+pub(super) use rabbitmq::{
+    is_plaintext_allowed as amqp_is_plaintext_allowed, parsed as amqp_uri, redacted as amqp_redacted,
+};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const ROWS_MAX: usize = 10_000_000;
@@ -107,25 +111,26 @@ fn state(section: &mut Section<'_>) -> Option<State> {
 }
 
 fn sink(reader: &mut Reader) -> Option<Sink> {
-    #[derive(Clone, Copy)]
+    #[derive(Clone, Copy, PartialEq)]
     enum Kind {
         Kafka,
+        RabbitMq,
         Stdout,
     }
-    const KINDS: [(&str, Kind); 2] = [("kafka", Kind::Kafka), ("stdout", Kind::Stdout)];
+    const KINDS: [(&str, Kind); 3] =
+        [("kafka", Kind::Kafka), ("rabbitmq", Kind::RabbitMq), ("stdout", Kind::Stdout)];
 
-    let kind = reader.section("sink").defaulted("type", choice(&KINDS, &["rabbitmq"]));
-    let mut section = reader.section("sink.kafka");
-    match kind {
-        Some(Kind::Kafka) => kafka::kafka(&mut section).map(Sink::Kafka),
-        Some(Kind::Stdout) => {
-            kafka::pass_over(&mut section);
-            Some(Sink::Stdout)
-        }
-        None => {
-            kafka::pass_over(&mut section);
-            None
-        }
+    let kind = reader.section("sink").defaulted("type", choice(&KINDS, &[]));
+    if kind != Some(Kind::Kafka) {
+        kafka::pass_over(&mut reader.section("sink.kafka"));
+    }
+    if kind != Some(Kind::RabbitMq) {
+        rabbitmq::pass_over(&mut reader.section("sink.rabbitmq"));
+    }
+    match kind? {
+        Kind::Kafka => kafka::kafka(&mut reader.section("sink.kafka")).map(Sink::Kafka),
+        Kind::RabbitMq => rabbitmq::rabbitmq(&mut reader.section("sink.rabbitmq")).map(Sink::RabbitMq),
+        Kind::Stdout => Some(Sink::Stdout),
     }
 }
 

@@ -6,11 +6,12 @@ use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use super::read::{
-    NAMED_HEADERS, kafka_is_plaintext_allowed, property_is_secret, url_is_plaintext_allowed, url_redacted,
+    NAMED_HEADERS, amqp_is_plaintext_allowed, amqp_redacted, kafka_is_plaintext_allowed, property_is_secret,
+    url_is_plaintext_allowed, url_redacted,
 };
 use super::{
     ColumnName, Columns, Config, Database, Delivery, Format, HeaderColumns, Kafka, LogFormat, Mark,
-    MarkColumn, Ordering, Outbox, Pooler, Route, Secret, Sink, Target, Way, size,
+    MarkColumn, Ordering, Outbox, Pooler, RabbitMq, Route, Secret, Sink, Target, Way, size,
 };
 use crate::sink::OnUnroutable;
 
@@ -205,7 +206,35 @@ fn sink(page: &mut Page, sink: &Sink) {
             page.text("type", "kafka");
             self::kafka(page, kafka);
         }
+        Sink::RabbitMq(rabbitmq) => {
+            page.text("type", "rabbitmq");
+            self::rabbitmq(page, rabbitmq);
+        }
     }
+}
+
+fn rabbitmq(page: &mut Page, rabbitmq: &RabbitMq) {
+    page.section("sink.rabbitmq");
+    page.text("url", amqp_redacted(&rabbitmq.url));
+    page.bare("insecure_allow_plaintext", amqp_is_plaintext_allowed(&rabbitmq.url));
+    let identity = rabbitmq.identity.as_ref();
+    let files = [
+        ("ca_file", rabbitmq.ca_file.as_ref()),
+        ("cert_file", identity.map(|identity| &identity.cert_file)),
+        ("key_file", identity.map(|identity| &identity.key_file)),
+    ];
+    for (key, file) in files {
+        if let Some(file) = file {
+            page.text(key, file.display());
+        }
+    }
+    page.bare("channels", rabbitmq.channels);
+    page.duration("confirm_timeout", rabbitmq.confirm_timeout);
+    page.duration("heartbeat", rabbitmq.heartbeat);
+    if let Some(name) = &rabbitmq.connection_name {
+        page.text("connection_name", name);
+    }
+    page.size("message_bytes_max", rabbitmq.message_bytes_max);
 }
 
 fn kafka(page: &mut Page, kafka: &Kafka) {

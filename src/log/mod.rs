@@ -39,13 +39,21 @@ pub enum InitError {
 ///
 /// If `log.filter` is not a filter, or logging was started before.
 pub fn init(log: &Log) -> Result<(), InitError> {
-    let filter = EnvFilter::builder().parse(&log.filter)?;
+    let filter = without_client(EnvFilter::builder().parse(&log.filter)?, &log.filter);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let started = match log.format {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
     started.map_err(|_| InitError::Started)
+}
+
+/// RabbitMQ's client reports what the relay reports too, and prints whole messages that come back; those
+/// stay unsaid even if it is asked for.
+fn without_client(filter: EnvFilter, written: &str) -> EnvFilter {
+    let off = |directive: &str| directive.parse().expect("a directive of ours");
+    let filter = filter.add_directive(off("lapin::returned_messages=off"));
+    if written.contains("lapin") { filter } else { filter.add_directive(off("lapin=off")) }
 }
 
 /// The longest text taken over from a database or a broker, in characters.

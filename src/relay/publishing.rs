@@ -10,7 +10,7 @@ use super::policy::{Verdict, judge};
 use super::reading::Gap;
 use super::{Action, Due, HeldRow, Limits, News, Relay, Rule};
 use crate::message::RowRef;
-use crate::sink::{Destination, Failure, Outcome, Record, Shipment, SinkEvent};
+use crate::sink::{Destination, Failure, OnUnroutable, Outcome, Record, Shipment, SinkEvent};
 
 impl Relay {
     /// Room in the window of what a crash may repeat.
@@ -174,13 +174,18 @@ impl Relay {
 
     fn failed(&mut self, now: Duration, number: u32, failure: Failure) {
         self.gate.answered();
+        let verdict = judge(&failure, self.on_unroutable(number));
+        if verdict == Verdict::Accept {
+            return self.confirmed(now, number);
+        }
         if failure.maybe_published {
             self.doubt(number);
         }
         if self.hand.get(number).term != self.term || self.drain_until.is_some() {
             return self.drop_sent(number);
         }
-        match judge(&failure) {
+        match verdict {
+            Verdict::Accept => {}
             Verdict::Keep => {
                 self.gate.answered();
                 self.keep(number);
@@ -200,6 +205,13 @@ impl Relay {
                 self.reopen_sink(now, failure);
             }
         }
+    }
+
+    fn on_unroutable(&self, number: u32) -> OnUnroutable {
+        let content = self.hand.get(number).content.as_ref();
+        content
+            .and_then(|content| content.as_ref().ok())
+            .map_or_else(OnUnroutable::default, |r| r.on_unroutable())
     }
 
     /// An unconfirmed row goes back to the head of its lane, to be sent again.

@@ -119,6 +119,38 @@ impl Inbox {
     }
 }
 
+/// Up to this many unanswered shipments, every outcome is passed on at once.
+const TRICKLE_MAX: usize = 64;
+
+/// How many shipments have no outcome that was taken.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered(usize);
+
+impl Unanswered {
+    pub(super) fn add(&mut self, shipments: usize) {
+        self.0 += shipments;
+    }
+
+    pub(super) fn taken(&mut self, events: &[SinkEvent]) {
+        self.0 = self.0.saturating_sub(answered(events));
+    }
+
+    /// How many outcomes are worth taking before others join them: with many on their way the next ones
+    /// are close behind; with few, each is waited for.
+    pub(super) const fn enough(&self) -> usize {
+        if self.0 < TRICKLE_MAX { 1 } else { self.0 / 2 }
+    }
+}
+
+/// How many outcomes these events bring.
+fn answered(events: &[SinkEvent]) -> usize {
+    let outcomes = |event: &SinkEvent| match event {
+        SinkEvent::Outcomes(outcomes) => outcomes.len(),
+        SinkEvent::Down(_) | SinkEvent::Up => 0,
+    };
+    events.iter().map(outcomes).sum()
+}
+
 enum Look {
     Empty,
     Ripens(Instant),

@@ -17,7 +17,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 use rdkafka::types::RDKafkaConfRes;
 use tokio::sync::oneshot;
 
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Unanswered};
 use super::{Destination, ErrorType, Failure, Fault, Record, Shipment, Sink, SinkEvent, printable};
 use crate::config;
 use crate::message::{Header, RowRef};
@@ -38,15 +38,11 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Past it the client gets its producer id without help.
 const HURRY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Up to this many unanswered shipments, every outcome is passed on at once.
-const TRICKLE_MAX: usize = 64;
-
 /// A Kafka cluster as a [`Sink`]. It sends nothing before it is opened.
 pub struct KafkaSink {
     config: ClientConfig,
     inbox: Arc<Inbox>,
-    /// Shipments whose outcome was not taken yet.
-    unanswered: usize,
+    unanswered: Unanswered,
     client: Option<Client>,
     /// Whether the client was hurried along since it was opened.
     hurried: bool,
@@ -56,13 +52,13 @@ impl KafkaSink {
     #[must_use]
     pub fn new(kafka: &config::Kafka, limits: Limits) -> Self {
         let config = settings::client_config(kafka, limits);
-        Self { config, inbox: Arc::default(), unanswered: 0, client: None, hurried: false }
-    }
-
-    /// How many outcomes are worth taking before others join them: with many on their way the next ones
-    /// are close behind; with few, each is waited for.
-    const fn enough(&self) -> usize {
-        if self.unanswered < TRICKLE_MAX { 1 } else { self.unanswered / 2 }
+        Self {
+            config,
+            inbox: Arc::default(),
+            unanswered: Unanswered::default(),
+            client: None,
+            hurried: false,
+        }
     }
 
     /// Queues a record, or says why it was not.
@@ -132,7 +128,7 @@ impl KafkaSink {
     fn retire(&mut self) -> Option<oneshot::Receiver<()>> {
         let client = self.client.take()?;
         self.inbox = Arc::default();
-        self.unanswered = 0;
+        self.unanswered = Unanswered::default();
         self.hurried = false;
         purge(&client);
         let (ended, end) = oneshot::channel();
@@ -159,7 +155,7 @@ impl Sink for KafkaSink {
 
     fn publish(&mut self, shipments: Vec<Shipment>) {
         self.hurry(&shipments);
-        self.unanswered += shipments.len();
+        self.unanswered.add(shipments.len());
         for shipment in &shipments {
             let queued = match &self.client {
                 Some(client) => self.send(client, shipment),
@@ -172,8 +168,8 @@ impl Sink for KafkaSink {
     }
 
     async fn events(&mut self) -> Vec<SinkEvent> {
-        let mut events = self.inbox.take(self.enough()).await;
-        self.unanswered = self.unanswered.saturating_sub(answered(&events));
+        let mut events = self.inbox.take(self.unanswered.enough()).await;
+        self.unanswered.taken(&events);
         if let Some(client) = &self.client {
             blame_client(&mut events, client);
         }
@@ -269,13 +265,4 @@ fn creation_reason(error: &Unusable) -> String {
         }
         other => printable(&other.to_string(), 300),
     }
-}
-
-/// How many outcomes these events bring.
-fn answered(events: &[SinkEvent]) -> usize {
-    let outcomes = |event: &SinkEvent| match event {
-        SinkEvent::Outcomes(outcomes) => outcomes.len(),
-        SinkEvent::Down(_) | SinkEvent::Up => 0,
-    };
-    events.iter().map(outcomes).sum()
 }

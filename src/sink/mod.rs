@@ -13,6 +13,7 @@ use crate::message::{Header, RowRef};
 
 mod inbox;
 pub mod kafka;
+pub mod rabbitmq;
 pub mod stdout;
 
 /// Where a record goes. Cheap to clone, equal by name.

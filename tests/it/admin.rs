@@ -168,7 +168,7 @@ async fn the_status_says_what_is_done_and_what_went_wrong() {
     assert_eq!(errors["database"]["hint"], "see whether Postgres runs");
     assert_eq!(errors["database"]["seconds_ago"], 2);
     assert_eq!(errors["message"]["row"], "7");
-    assert_eq!(errors["message"]["hint"], "create the topic, or correct route.topic");
+    assert_eq!(errors["message"]["hint"], "create the topic or the exchange, or correct [route]");
     assert_eq!(errors["mark"], Value::Null);
 }
 

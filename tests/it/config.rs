@@ -189,7 +189,6 @@ fn what_comes_in_a_later_version_is_called_that() {
     for (key, value) in [
         ("outbox.capture", "tail"),
         ("outbox.mark", "ranges"),
-        ("sink.rabbitmq.url", "amqp://localhost"),
         ("delivery.on_permanent_failure", "halt-key"),
         ("delivery.retry.attempts_max", "10"),
     ] {
@@ -609,6 +608,49 @@ fn a_route_to_exchanges_names_one_that_is_not_the_default() {
         let [(its_key, problem)] = problems.as_slice() else { panic!("{text}: {problems:?}") };
         assert!(its_key == key && problem.contains(part), "{its_key}: {problem}");
     }
+}
+
+/// A minimal relay to RabbitMQ, with `text` below `[sink.rabbitmq]`.
+fn to_rabbitmq(text: &str) -> Given {
+    Given::minimal_and(&format!("[route]\nexchange = \"events\"\n[sink.rabbitmq]\n{text}"))
+        .flag("sink.type", "rabbitmq")
+}
+
+#[test]
+fn a_broker_of_rabbitmq_is_told_what_is_wrong_with_it() {
+    for (text, key, part) in [
+        ("", "url", "is missing"),
+        ("url = \"amqp://localhost\"\nurl_file = \"Cargo.toml\"", "url", "besides url_file"),
+        ("url = \"localhost:5672\"", "url", "does not start with amqp"),
+        ("url = \"amqp://localhost/\"", "url", "without a name"),
+        ("url = \"amqp://relay@rabbit\"", "url", "without TLS"),
+        ("url = \"amqp://localhost/a?heartbeat=3\"", "url", "not taken here"),
+        ("url = \"amqp://localhost\"\nca_file = \"ca.pem\"", "ca_file", "uses no certificates"),
+        ("url = \"amqps://rabbit\"\ncert_file = \"c.pem\"", "key_file", "is missing beside"),
+        ("url = \"amqps://rabbit\"\nkey_file = \"k.pem\"", "cert_file", "is missing beside"),
+        ("url = \"amqp://localhost\"\nchannels = 0", "channels", "out of range"),
+        ("url = \"amqp://localhost\"\nheartbeat = \"30s\"", "confirm_timeout", "not above the heartbeat"),
+        ("url = \"amqp://localhost\"\nchanels = 3", "chanels", "unknown key"),
+    ] {
+        let (its_key, problem, _) = to_rabbitmq(text).problem();
+        assert!(its_key == format!("sink.rabbitmq.{key}") && problem.contains(part), "{its_key}: {problem}");
+    }
+    to_rabbitmq("url = \"amqp://relay@rabbit\"\ninsecure_allow_plaintext = true").config();
+    to_rabbitmq("url = \"amqps://rabbit\"\nca_file = \"ca.pem\"").config();
+}
+
+#[test]
+fn a_password_for_rabbitmq_is_neither_shown_nor_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "can@ry\n").unwrap();
+    let given = to_rabbitmq("url = \"amqp://relay@localhost/%2f\"");
+    let config = given.flag("sink.rabbitmq.password_file", file.to_str().unwrap()).config();
+    let Sink::RabbitMq(broker) = &config.sink else { panic!("rabbitmq was asked for") };
+    assert_eq!(broker.uri().unwrap().authority.userinfo.password, "can@ry");
+    let shown = show(&config);
+    assert!(shown.contains("url = \"amqp://relay:***@localhost/%2f\""), "{shown}");
+    assert!(!format!("{config:?}{shown}").contains("can"), "{shown}");
 }
 
 #[test]

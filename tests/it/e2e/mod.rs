@@ -13,6 +13,7 @@ mod notified;
 mod order;
 mod outage;
 mod pooler;
+mod rabbitmq;
 mod roles;
 mod stage;
 mod stopping;

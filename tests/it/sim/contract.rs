@@ -52,7 +52,7 @@ mod sink {
             log.iter().filter(|record| record.destination == *destination).map(|r| Record::clone(r)).collect()
         }
 
-        fn stop(&self) -> bool {
+        async fn stop(&self) -> bool {
             self.0.stop();
             true
         }

@@ -25,6 +25,8 @@ pub struct MemoryBroker {
     pub opaque: bool,
     /// Destinations that do not exist.
     pub missing: BTreeSet<Destination>,
+    /// Destinations that no queue is bound to.
+    pub unroutable: BTreeSet<Destination>,
     /// A larger record is refused; `None` takes any.
     pub record_bytes_max: Option<usize>,
     /// In the order of publishing.
@@ -61,6 +63,9 @@ impl MemoryBroker {
         if self.missing.contains(&record.destination) {
             let reason = format!("{} does not exist", record.destination);
             return Err(Failure::refused(Fault::Blocked, ErrorType::UnknownDestination, reason));
+        }
+        if self.unroutable.contains(&record.destination) {
+            return Err(Failure::refused(Fault::Blocked, ErrorType::Unroutable, "no queue is bound for it"));
         }
         self.apply(record);
         Ok(())

@@ -9,7 +9,7 @@ use outbox_relay::relay::{
     Action, Backoff, Exit, Input, LeaseTiming, Limits, Load, News, Relay, Rules, View,
 };
 use outbox_relay::route::{Route, Template};
-use outbox_relay::sink::OnUnroutable;
+use outbox_relay::sink::{Destination, OnUnroutable};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -30,16 +30,16 @@ struct Running {
 
 impl Running {
     fn start(outbox: &FakeOutbox, broker: &FakeBroker) -> Self {
-        Self::with(outbox, broker, limits())
+        Self::with(route(), outbox, broker, limits())
     }
 
-    fn with(outbox: &FakeOutbox, broker: &FakeBroker, limits: Limits) -> Self {
+    fn with(mut route: Route, outbox: &FakeOutbox, broker: &FakeBroker, limits: Limits) -> Self {
         let (requests, mut asked) = mpsc::unbounded_channel();
         let (mut listener, news) = listener();
         let (source, mut sink) = (outbox.source(), broker.sink());
         let relay = Relay::new(limits, Rules::default(), 1);
         let exit = tokio::spawn(async move {
-            pump(relay, &source, &mut sink, &mut route(), &mut listener, &mut Asked(&mut asked)).await
+            pump(relay, &source, &mut sink, &mut route, &mut listener, &mut Asked(&mut asked)).await
         });
         Self { outbox: outbox.clone(), broker: broker.clone(), requests, news, exit }
     }
@@ -122,6 +122,11 @@ fn limits() -> Limits {
 }
 
 fn route() -> Route {
+    let topic = Template::parse("{destination}").expect("a template");
+    route_to(config::Target::Topic(topic), OnUnroutable::Block)
+}
+
+fn route_to(target: config::Target, on_unroutable: OnUnroutable) -> Route {
     let column = |name: &str| config::ColumnName::parse(name).expect("a name");
     let columns = config::Columns {
         id: column("id"),
@@ -144,10 +149,8 @@ fn route() -> Route {
         message_bytes_max: 1 << 20,
         fetch_rows_max: 50,
     };
-    let topic = Template::parse("{destination}").expect("a template");
-    let target = config::Target::Topic(topic);
     let route = config::Route {
-        rest: config::Way { target, on_unroutable: OnUnroutable::Block, app_id: None },
+        rest: config::Way { target, on_unroutable, app_id: None },
         when: Vec::new(),
         allow: Vec::new(),
         id_header: "id".into(),
@@ -256,7 +259,7 @@ fn patient() -> Limits {
 
 #[tokio::test(start_paused = true)]
 async fn a_hint_ends_the_pause_of_an_idle_relay() {
-    let running = Running::with(&FakeOutbox::new(TTL), &FakeBroker::default(), patient());
+    let running = Running::with(route(), &FakeOutbox::new(TTL), &FakeBroker::default(), patient());
     for _ in 0..5 {
         // Idle for longer with each look.
         tokio::time::sleep(Duration::from_secs(200)).await;
@@ -270,7 +273,7 @@ async fn a_hint_ends_the_pause_of_an_idle_relay() {
 
 #[tokio::test(start_paused = true)]
 async fn rows_without_a_hint_are_found_all_the_same() {
-    let running = Running::with(&FakeOutbox::new(TTL), &FakeBroker::default(), patient());
+    let running = Running::with(route(), &FakeOutbox::new(TTL), &FakeBroker::default(), patient());
     tokio::time::sleep(Duration::from_secs(200)).await;
     write(&running.outbox, 3);
     running.until("the rows", |running| running.pending() == 0).await;
@@ -322,4 +325,39 @@ async fn a_standby_takes_over_at_once_after_a_drain_and_when_the_lease_expires_a
     let taken = outbox.look().lease.expires_at - TTL;
     assert!(taken > expiry, "it was renewed until then");
     assert!(taken - expiry <= Duration::from_millis(5), "taken {:?} after it expired", taken - expiry);
+}
+
+/// Ten rows to an exchange that no queue is bound to.
+fn to_nobody(on_unroutable: OnUnroutable) -> Running {
+    let template = |text| Template::parse(text).expect("a template");
+    let target =
+        config::Target::Exchange { exchange: template("events"), routing_key: template("{destination}") };
+    let (outbox, broker) = (FakeOutbox::new(TTL), FakeBroker::default());
+    let nobody = Destination::Exchange { exchange: "events".into(), routing_key: "orders".into() };
+    broker.configure(|broker| broker.unroutable = [nobody].into());
+    write(&outbox, 10);
+    Running::with(route_to(target, on_unroutable), &outbox, &broker, limits())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_nobody_wants_is_delivered_where_that_is_legal() {
+    let mut running = to_nobody(OnUnroutable::Accept);
+    running.until("every row to be marked", |running| running.pending() == 0).await;
+    assert_eq!((running.held(), running.broker.published()), (0, 10), "each was tried once");
+    while let Ok(news) = running.news.try_recv() {
+        assert!(!matches!(news, News::Held { .. }), "nothing is held: {news:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_nobody_wants_waits_for_a_queue_where_that_is_not() {
+    for on_unroutable in [OnUnroutable::Block, OnUnroutable::DeadLetter] {
+        let running = to_nobody(on_unroutable);
+        running.until("every key to be tried", |running| running.broker.published() >= 7).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!((running.pending(), running.held()), (10, 0));
+        running.broker.configure(|broker| broker.unroutable.clear());
+        running.until("every row to be marked", |running| running.pending() == 0).await;
+        assert_eq!(running.held(), 10);
+    }
 }

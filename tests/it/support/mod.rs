@@ -13,6 +13,7 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod rabbitmq;
 pub mod relay;
 pub mod services;
 pub mod wait;

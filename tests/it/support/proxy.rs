@@ -2,6 +2,7 @@
 //! while connections are open.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,6 +25,9 @@ pub enum Network {
     Stall,
     /// Open connections are reset, new ones too.
     Cut,
+    /// Open connections are ended in good order, as by a server that stops, new ones too. They stay
+    /// until the client has ended its side, which [`Proxy::connections`] tells.
+    Refuse,
 }
 
 /// The network, and how often all its connections were reset so far.
@@ -38,6 +42,8 @@ struct State {
 pub struct Proxy {
     pub port: u16,
     state: watch::Sender<State>,
+    /// One holder a connection, and this.
+    connections: Arc<()>,
     accepting: JoinHandle<()>,
 }
 
@@ -47,8 +53,14 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the proxy's port is free");
         let port = listener.local_addr().expect("it is bound").port();
         let (state, view) = watch::channel(State { network: Network::Forward, resets: 0 });
-        let accepting = tokio::spawn(accept(listener, server, view));
-        Self { port, state, accepting }
+        let connections = Arc::default();
+        let accepting = tokio::spawn(accept(listener, server, view, Arc::clone(&connections)));
+        Self { port, state, connections, accepting }
+    }
+
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        Arc::strong_count(&self.connections) - 2
     }
 
     /// Changes what the network does, for open connections and new ones.
@@ -69,12 +81,16 @@ impl Drop for Proxy {
 }
 
 /// Owns the connections' tasks: they are aborted with it.
-async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Receiver<State>) {
+async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Receiver<State>, counted: Arc<()>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Ok((client, _)) = listener.accept() => {
-                connections.spawn(connect(client, server, state.clone()));
+                let (state, counted) = (state.clone(), Arc::clone(&counted));
+                connections.spawn(async move {
+                    connect(client, server, state).await;
+                    drop(counted);
+                });
             }
             Some(_) = connections.join_next() => {}
         }
@@ -84,6 +100,10 @@ async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Receive
 async fn connect(mut client: TcpStream, server: SocketAddr, mut state: watch::Receiver<State>) {
     let resets = state.borrow().resets;
     let broken = |state: &State| state.network == Network::Cut || state.resets != resets;
+    let refused = |state: &State| state.network == Network::Refuse;
+    if refused(&state.borrow()) {
+        return;
+    }
     let server = TcpStream::connect(server).await;
     let (Ok(mut server), false) = (server, broken(&state.borrow())) else {
         // A server that is away looks like a network that is cut.
@@ -97,10 +117,16 @@ async fn connect(mut client: TcpStream, server: SocketAddr, mut state: watch::Re
         let there = carry(client_read, server_write, state.clone());
         let back = carry(server_read, client_write, state.clone());
         tokio::select! {
-            _ = state.wait_for(broken) => true,
+            Ok(state) = state.wait_for(|state| broken(state) || refused(state)) => broken(&state),
             _ = async { tokio::join!(there, back) } => false,
         }
     };
+    if refused(&state.borrow()) {
+        drop(server);
+        _ = client.shutdown().await;
+        while let Ok(1..) = client.read(&mut [0; 4096]).await {}
+        return;
+    }
     if reset {
         // Without linger, dropping a stream resets it instead of closing it in good order.
         _ = (client.set_zero_linger(), server.set_zero_linger());

@@ -34,6 +34,15 @@ impl Settings {
             .text("sink.kafka.brokers", brokers)
     }
 
+    /// A relay from the default outbox table to an exchange; the routing key is the row's destination.
+    pub fn rabbitmq(database_url: &str, url: &str, exchange: &str) -> Self {
+        Self::default()
+            .text("database.url", database_url)
+            .text("sink.type", "rabbitmq")
+            .text("sink.rabbitmq.url", url)
+            .text("route.exchange", exchange)
+    }
+
     /// A relay from the default outbox table to its standard output.
     pub fn stdout(database_url: &str) -> Self {
         Self::default().text("database.url", database_url).text("sink.type", "stdout")

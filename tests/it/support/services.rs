@@ -13,6 +13,8 @@ pub struct Services {
     pub postgres_url: String,
     /// `host:port` of the shared Kafka.
     pub kafka_brokers: String,
+    /// The url of the shared RabbitMQ. Not for tests that stop it or raise its alarms.
+    pub rabbitmq_url: String,
 }
 
 impl Services {
@@ -22,7 +24,11 @@ impl Services {
             skip(test);
             return None;
         }
-        Some(Self { postgres_url: postgres_url(), kafka_brokers: kafka_brokers() })
+        Some(Self {
+            postgres_url: postgres_url(),
+            kafka_brokers: kafka_brokers(),
+            rabbitmq_url: rabbitmq_url(),
+        })
     }
 }
 
@@ -34,6 +40,23 @@ pub fn postgres_url() -> String {
 /// `host:port` of the shared Kafka.
 pub fn kafka_brokers() -> String {
     required("OUTBOX_TEST_KAFKA")
+}
+
+/// The url of the shared RabbitMQ, of a user that may do everything.
+pub fn rabbitmq_url() -> String {
+    required("OUTBOX_TEST_RABBITMQ")
+}
+
+/// What makes `rabbitmqctl` speak to the shared RabbitMQ.
+pub fn rabbitmq_environment() -> Vec<(String, String)> {
+    let all = required("OUTBOX_TEST_RABBITMQ_ENV");
+    let one = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    all.split_whitespace().filter_map(one).collect()
+}
+
+/// The directory of `rabbitmq-server` and `rabbitmqctl`.
+pub fn rabbitmq_bin() -> String {
+    required("OUTBOX_TEST_RABBITMQ_BIN")
 }
 
 /// The directory of `initdb` and `postgres`.

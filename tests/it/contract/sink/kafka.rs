@@ -76,7 +76,7 @@ impl Broker for Mock {
         read(&self.cluster.bootstrap_servers(), destination).into_values().flatten().collect()
     }
 
-    fn stop(&self) -> bool {
+    async fn stop(&self) -> bool {
         self.cluster.broker_down(-1).expect("the mock broker goes down");
         true
     }
@@ -131,7 +131,7 @@ impl Broker for Real {
         read(&self.brokers, destination).into_values().flatten().collect()
     }
 
-    fn stop(&self) -> bool {
+    async fn stop(&self) -> bool {
         false
     }
 
@@ -393,7 +393,7 @@ async fn a_full_client_queue_comes_back_as_outcomes() {
     let kafka = config::Kafka { brokers: mock.cluster.bootstrap_servers(), properties };
     let mut sink = KafkaSink::new(&kafka, LIMITS);
     sink.open(1).await.expect("the sink opens");
-    mock.stop();
+    assert!(mock.stop().await);
     sink.publish(shipments(&destination, 0..15));
     let (results, _) = outcomes(&mut sink, 5).await;
     for (token, result) in results {

@@ -1,0 +1,219 @@
+//! One connection to the broker: made, locked for this pipeline, and ended for good.
+//!
+//! The client cannot be asked to drop what it holds: a close waits behind it, for ever while the broker
+//! reads nothing. So a [`Wire`] keeps a second handle of the socket, and cutting it ends everything.
+
+use std::fmt;
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd as _;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures_util::Stream;
+use lapin::options::QueueDeclareOptions;
+use lapin::tcp::{AMQPUriTcpExt as _, AsyncTcpStream};
+use lapin::types::{FieldTable, ShortString};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Connection, ConnectionProperties, Error, Event};
+
+use super::classify::{self, code};
+use super::tls;
+use crate::config;
+use crate::sink::{ErrorType, Failure, Fault};
+
+/// How long name lookup and TCP may take, and then TLS and the protocol's own greetings.
+const REACH_TIMEOUT: Duration = Duration::from_secs(10);
+const GREET_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a close in good order may take; the socket is gone afterwards either way.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What a connection is made of.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) broker: config::RabbitMq,
+    pub(super) pipeline: String,
+}
+
+impl Settings {
+    /// Exclusive to the connection that declares it: who holds it publishes, and nobody else.
+    fn lock_queue(&self) -> String {
+        format!("relay.lock.{}", self.pipeline)
+    }
+
+    fn uri(&self) -> Result<AMQPUri, String> {
+        let mut uri = self.broker.uri()?;
+        uri.query.heartbeat = u16::try_from(self.broker.heartbeat.as_secs()).ok();
+        Ok(uri)
+    }
+
+    fn properties(&self) -> ConnectionProperties {
+        let name = self.broker.connection_name.clone();
+        let name = name.unwrap_or_else(|| format!("outbox-relay.{}", self.pipeline));
+        ConnectionProperties::default()
+            .with_connection_name(name.into())
+            .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
+            .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into())
+    }
+}
+
+/// The socket of one attempt to connect, for whoever has to end it.
+#[derive(Debug, Default)]
+pub(super) struct Wire(Mutex<Socket>);
+
+#[derive(Debug, Default)]
+enum Socket {
+    #[default]
+    Unmade,
+    Made(TcpStream),
+    Cut,
+}
+
+impl Wire {
+    /// Ends the connection, now or as soon as it is made. Nothing more leaves this process on it.
+    pub(super) fn cut(&self) {
+        let socket = std::mem::replace(&mut *self.socket(), Socket::Cut);
+        if let Socket::Made(socket) = socket {
+            // It may have ended by itself.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn made(&self, stream: &tokio::net::TcpStream) -> io::Result<()> {
+        // Once closed, what the broker has not acknowledged is dropped instead of sent.
+        stream.set_zero_linger()?;
+        let mut socket = self.socket();
+        if matches!(*socket, Socket::Cut) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        *socket = Socket::Made(stream.as_fd().try_clone_to_owned()?.into());
+        Ok(())
+    }
+
+    fn socket(&self) -> MutexGuard<'_, Socket> {
+        self.0.lock().expect("no thread panics while it holds the socket")
+    }
+}
+
+/// A connection that holds the lock queue.
+pub(super) struct Link {
+    pub(super) connection: Arc<Connection>,
+    /// Alarms, and the end.
+    pub(super) news: Pin<Box<dyn Stream<Item = Event> + Send>>,
+    wire: Arc<Wire>,
+}
+
+impl Link {
+    /// Connects and takes the lock queue, or says why not.
+    pub(super) async fn make(settings: Arc<Settings>, wire: Arc<Wire>) -> Result<Self, Failure> {
+        let connected = tokio::time::timeout(GREET_TIMEOUT, connect(&settings, Arc::clone(&wire))).await;
+        let link = match connected {
+            Ok(connection) => {
+                let connection = connection.map_err(|error| classify::outage(&error))?;
+                Self { news: Box::pin(connection.events_listener()), connection: Arc::new(connection), wire }
+            }
+            Err(_elapsed) => {
+                wire.cut();
+                return Err(silent("the broker did not greet within 20 s"));
+            }
+        };
+        match tokio::time::timeout(GREET_TIMEOUT, lock(&link.connection, &settings.lock_queue())).await {
+            Ok(locked) => locked.map(|()| link),
+            Err(_elapsed) => Err(silent("the broker did not declare the lock queue within 20 s")),
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.connection.status().connected()
+    }
+
+    /// What one frame carries at most, as agreed on.
+    pub(super) fn frame_bytes_max(&self) -> usize {
+        self.connection.configuration().frame_max() as usize
+    }
+
+    pub(super) fn cut(&self) {
+        self.wire.cut();
+    }
+
+    /// In good order if the broker answers soon.
+    pub(super) async fn close(self) {
+        // Whether it did makes no difference any more.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.connection.close(200, "OK".into())).await;
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.wire.cut();
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
+
+/// The queue goes with the connection, however that ends.
+async fn lock(connection: &Connection, name: &str) -> Result<(), Failure> {
+    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+    let declared = async {
+        let channel = connection.create_channel().await?;
+        let name = ShortString::try_new(name).expect("a pipeline's name has at most 40 bytes");
+        channel.queue_declare(name, options, FieldTable::default()).await
+    };
+    declared.await.map(drop).map_err(|error| {
+        let failure = classify::outage(&error);
+        let why = match classify::code_of(&error) {
+            Some(code::RESOURCE_LOCKED) => {
+                format!("another connection holds the lock queue {name}: another relay publishes for this pipeline")
+            }
+            Some(code::ACCESS_REFUSED) => {
+                format!("could not declare the lock queue {name}: grant its user to configure ^relay\\.lock\\.: {failure}")
+            }
+            Some(_) | None => format!("could not declare the lock queue {name}: {failure}"),
+        };
+        Failure { reason: why.into(), ..failure }
+    })
+}
+
+async fn connect(settings: &Settings, wire: Arc<Wire>) -> lapin::Result<Connection> {
+    let uri = settings.uri().map_err(io::Error::other)?;
+    let broker = settings.broker.clone();
+    let runtime = lapin::runtime::default_runtime()?;
+    Connection::connector(
+        uri,
+        runtime,
+        async move |uri: AMQPUri, runtime| {
+            let plain = AMQPUri { scheme: AMQPScheme::AMQP, ..uri.clone() };
+            let reached = tokio::time::timeout(REACH_TIMEOUT, plain.connect_async(&runtime)).await;
+            let stream = reached.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+            if let AsyncTcpStream::Plain(socket) = &stream {
+                wire.made(socket.get_ref())?;
+            }
+            match uri.scheme {
+                AMQPScheme::AMQP => Ok(stream),
+                // Read at every connect, so that renewed certificates need no restart. This thread is the
+                // client's own: it may wait for files.
+                AMQPScheme::AMQPS => {
+                    let connector = tls::connector(&broker)?;
+                    Ok(stream.into_rustls(&connector, &uri.authority.host).await?)
+                }
+            }
+        },
+        settings.properties(),
+    )
+    .await
+}
+
+fn silent(reason: &str) -> Failure {
+    Failure::unknown(Fault::Unavailable, ErrorType::Timeout, reason)
+}
+
+/// Whether the error ended one channel and not the connection.
+pub(super) fn ended_channel(error: &Error) -> bool {
+    error.is_amqp_soft_error() || matches!(error.kind(), lapin::ErrorKind::InvalidChannelState(..))
+}
