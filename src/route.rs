@@ -14,6 +14,7 @@ use crate::sink::{Destination, ErrorType, Failure, Fault, Record};
 use crate::source::LaneKey;
 
 mod destination;
+mod format;
 mod glob;
 mod headers;
 mod name;
@@ -51,6 +52,7 @@ pub struct Route {
     rest: config::Way,
     destinations: Destinations,
     headers: Headers,
+    format: config::Format,
     ordering: config::Ordering,
     message_bytes_max: usize,
 }
@@ -72,6 +74,7 @@ impl Route {
             rest: route.rest.clone(),
             destinations: Destinations::new(route.allow.clone()),
             headers: Headers::new(route, &outbox.columns),
+            format: route.format.clone(),
             ordering,
             message_bytes_max: outbox.message_bytes_max,
         })
@@ -91,7 +94,8 @@ impl Route {
         destination::sql(&self.rules, &self.rest, column)
     }
 
-    /// Takes the message apart; its bytes are shared with the record, never copied.
+    /// Takes the message apart; its bytes are shared with the record, and copied only by a format that
+    /// changes them.
     #[must_use]
     pub fn apply(&mut self, message: Message) -> Routed {
         let bytes = message.bytes();
@@ -118,7 +122,7 @@ impl Route {
 
     fn record_of(
         &self,
-        message: Message,
+        mut message: Message,
         way: &config::Way,
         found: Result<Found, Failure>,
     ) -> Result<Record, Failure> {
@@ -127,25 +131,27 @@ impl Route {
         }
         let Found { destination, verdict } = found?;
         verdict?;
-        let body = self.body(message.payload)?;
+        let payload = self.payload(std::mem::replace(&mut message.payload, Payload::Null))?;
+        let row = Row { message: &message, mapped_headers: self.headers.mapped() };
+        let body = format::body(&self.format, payload, row, self.message_bytes_max)?;
         let parts = Parts {
             id: &message.row.id,
             kind: message.kind,
             key: message.key.as_ref(),
             headers: message.headers,
         };
-        let (headers, properties) = self.headers.made(parts, way)?;
+        let (headers, properties) = self.headers.made(parts, way, &self.format)?;
         Ok(Record {
             destination,
             body,
             headers,
-            key: message.key,
+            key: format::key(&self.format, message.key)?,
             timestamp_ms: message.created_at.map(Timestamp::as_millis).filter(|ms| *ms >= 0),
             properties,
         })
     }
 
-    fn body(&self, payload: Payload) -> Result<Option<Bytes>, Failure> {
+    fn payload(&self, payload: Payload) -> Result<Option<Bytes>, Failure> {
         match payload {
             Payload::Null => Ok(None),
             Payload::Stored(bytes) => Ok(Some(bytes)),

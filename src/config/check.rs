@@ -50,8 +50,12 @@ pub(super) fn ordering(reader: &mut Reader, outbox: Option<&Outbox>, delivery: O
     }
     let problem = "is missing with delivery.ordering = \"key\"";
     if outbox.columns.order.is_none() {
-        let hint = "name the bigint column the insert itself numbers (an identity, often the id), or write \
-                    delivery.ordering = \"none\"";
+        let hint = format!(
+            "name the bigint column the insert itself numbers (an identity, often the id); or add one, alter table {} \
+             add column position bigint generated always as identity, and write \"position\"; or write \
+             delivery.ordering = \"none\"",
+            outbox.table.quoted()
+        );
         reader.report("outbox.columns.order", Wrong::new(problem, hint));
     }
     if outbox.columns.key.is_none() {

@@ -77,9 +77,10 @@ fn gather(sources: &Sources) -> Result<Tree, Problems> {
     let assumed = Tree::from_pairs(&sources.assumed, DEFAULTS);
     let environment = Tree::from_environment(&sources.environment);
     let flags = Tree::from_pairs(&sources.flags, "--set");
-    let given = Tree::merged(vec![defaults(), assumed, file, environment, flags]);
+    let given = Tree::merged(vec![assumed, file, environment, flags]);
+    let preset = preset(&Tree::merged(vec![defaults(), given.clone()]));
 
-    let mut tree = Tree::merged(vec![preset(&given), given]);
+    let mut tree = Tree::merged(vec![defaults(), preset, given]);
     add_database_url(&mut tree, &sources.environment);
     Ok(tree)
 }
@@ -88,18 +89,20 @@ fn defaults() -> Tree {
     Tree::from_toml(include_str!("defaults.toml"), DEFAULTS).expect("the defaults are valid TOML")
 }
 
-/// The mapping that goes with the outbox table, unless another was asked for.
+/// The mapping that was asked for, or that goes with the outbox table.
 fn preset(given: &Tree) -> Tree {
     let text = |key| given.get(key).and_then(|value| value::text(value).ok());
-    let is_default = match text("outbox.preset") {
+    let preset = match text("outbox.preset").as_deref() {
+        Some("none") => return Tree::default(),
+        Some("debezium") => include_str!("presets/debezium.toml"),
         // An unknown one is reported when it is read; all that it leaves out need not be as well.
-        Some(preset) => preset != "none",
-        None => text("outbox.table").is_some_and(|table| is_default_table(&table)),
+        Some(_) => include_str!("presets/default.toml"),
+        None if text("outbox.table").is_some_and(|table| is_default_table(&table)) => {
+            include_str!("presets/default.toml")
+        }
+        None => return Tree::default(),
     };
-    if !is_default {
-        return Tree::default();
-    }
-    Tree::from_toml(include_str!("presets/default.toml"), PRESET).expect("the preset is valid TOML")
+    Tree::from_toml(preset, PRESET).expect("the presets are valid TOML")
 }
 
 fn is_default_table(table: &str) -> bool {

@@ -101,6 +101,12 @@ pub struct Columns {
     pub to_headers: BTreeMap<String, ColumnName>,
 }
 
+/// The key of `[outbox]` that maps a column to this header.
+pub(crate) fn header_key(header: &str) -> String {
+    let named = read::NAMED_HEADERS.iter().find(|(_, named)| *named == header);
+    named.map_or_else(|| format!("header_columns.{header}"), |(key, _)| format!("columns.{key}"))
+}
+
 #[derive(Debug, Clone)]
 pub enum HeaderColumns {
     /// One json or jsonb object of names to values.
@@ -143,6 +149,28 @@ pub struct Route {
     pub key_header: Option<String>,
     /// What messages to an exchange say their body is, unless the row says so.
     pub content_type: Option<String>,
+    pub format: Format,
+}
+
+/// `format` and `envelope_fields`: how key, body and header values are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Format {
+    /// As they are stored.
+    Raw,
+    /// Header values as JSON strings.
+    Plain,
+    /// All of them as JSON strings.
+    JsonString,
+    /// The same, with the body in an object beside these fields, which are not sent as headers.
+    Envelope(Vec<EnvelopeField>),
+}
+
+/// A field of an envelope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvelopeField {
+    /// A place of a template, or `created_at`.
+    pub place: String,
+    pub name: String,
 }
 
 /// How a row goes to its broker: keys of `[route]` that `[[route.when]]` may override.

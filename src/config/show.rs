@@ -10,8 +10,8 @@ use super::read::{
     url_is_plaintext_allowed, url_redacted,
 };
 use super::{
-    ColumnName, Columns, Config, Database, Delivery, HeaderColumns, Kafka, LogFormat, Mark, MarkColumn,
-    Ordering, Outbox, RabbitMq, Route, Secret, Sink, Target, Way, size,
+    ColumnName, Columns, Config, Database, Delivery, Format, HeaderColumns, Kafka, LogFormat, Mark,
+    MarkColumn, Ordering, Outbox, RabbitMq, Route, Secret, Sink, Target, Way, size,
 };
 use crate::sink::OnUnroutable;
 
@@ -137,6 +137,7 @@ fn route(page: &mut Page, route: &Route) {
     if let Some(content_type) = &route.content_type {
         page.text("content_type", content_type);
     }
+    format(page, &route.format);
     for rule in &route.when {
         page.section("[route.when]");
         for (place, glob) in &rule.conditions {
@@ -144,6 +145,19 @@ fn route(page: &mut Page, route: &Route) {
         }
         way(page, &rule.way);
     }
+}
+
+fn format(page: &mut Page, format: &Format) {
+    let (kind, fields) = match format {
+        Format::Raw => ("raw", &[][..]),
+        Format::Plain => ("plain", &[][..]),
+        Format::JsonString => ("json-string", &[][..]),
+        Format::Envelope(fields) => ("envelope", fields.as_slice()),
+    };
+    page.text("format", kind);
+    let fields: Vec<_> =
+        fields.iter().map(|field| written(&format!("{}:{}", field.place, field.name))).collect();
+    page.bare("envelope_fields", format!("[{}]", fields.join(", ")));
 }
 
 fn way(page: &mut Page, way: &Way) {

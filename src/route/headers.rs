@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::name::AMQP_BYTES_MAX;
 use super::row::id_text;
-use super::{invalid, too_large};
+use super::{format, invalid, too_large};
 use crate::config;
 use crate::message::{Header, RowId};
 use crate::sink::{Failure, Properties, printable};
@@ -50,6 +50,8 @@ pub(super) struct Headers {
     /// The destinations are exchanges.
     amqp: bool,
     content_type: Option<Bytes>,
+    /// Mapped columns that are in the envelope instead.
+    enveloped: Vec<Arc<str>>,
     /// How many of a message's last headers are mapped columns.
     mapped: usize,
 }
@@ -83,6 +85,7 @@ impl Headers {
             is_kind_mapped: columns.kind.is_some(),
             amqp: matches!(route.rest.target, config::Target::Exchange { .. }),
             content_type: route.content_type.as_ref().map(|text| Bytes::copy_from_slice(text.as_bytes())),
+            enveloped: enveloped(&route.format),
             mapped: columns.to_headers.len(),
         }
     }
@@ -95,17 +98,23 @@ impl Headers {
     /// Headers in the order they are sent, and properties where the destination is an exchange.
     pub(super) fn made(
         &self,
-        parts: Parts<'_>,
+        mut parts: Parts<'_>,
         way: &config::Way,
+        format: &config::Format,
     ) -> Result<(Vec<Header>, Option<Box<Properties>>), Failure> {
         let own = parts.headers.len().saturating_sub(self.mapped);
         self.check_names(&parts.headers[..own])?;
-        let (headers, properties) = if self.amqp {
-            let (headers, properties) = self.amqp(parts, way)?;
+        let mut mapped = self.mapped;
+        for name in &self.enveloped {
+            lift(&mut parts.headers, &mut mapped, name);
+        }
+        let (mut headers, properties) = if self.amqp {
+            let (headers, properties) = self.amqp(parts, mapped, way)?;
             (headers, Some(Box::new(properties)))
         } else {
             (self.plain(parts), None)
         };
+        format::headers(format, &mut headers)?;
         check_sizes(&headers)?;
         Ok((headers, properties))
     }
@@ -120,9 +129,13 @@ impl Headers {
         headers
     }
 
-    fn amqp(&self, parts: Parts<'_>, way: &config::Way) -> Result<(Vec<Header>, Properties), Failure> {
+    fn amqp(
+        &self,
+        parts: Parts<'_>,
+        mut mapped: usize,
+        way: &config::Way,
+    ) -> Result<(Vec<Header>, Properties), Failure> {
         let mut rest = parts.headers;
-        let mut mapped = self.mapped;
         let mut lift =
             |name| lift(&mut rest, &mut mapped, name).map(|value| property(name, value)).transpose();
         let correlation_id = lift(CORRELATION_ID)?;
@@ -168,14 +181,26 @@ impl Headers {
     fn reserves(&self, name: &str) -> bool {
         self.reserved.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
             || name.starts_with("__")
-            || begins(name, "relay-")
+            || is_relays(name)
             || self.amqp
                 && (begins(name, "x-") || AMQP_RESERVED.iter().any(|it| it.eq_ignore_ascii_case(name)))
     }
 }
 
+fn enveloped(format: &config::Format) -> Vec<Arc<str>> {
+    match format {
+        config::Format::Raw | config::Format::Plain | config::Format::JsonString => Vec::new(),
+        config::Format::Envelope(fields) => fields.iter().map(|field| field.place.as_str().into()).collect(),
+    }
+}
+
 fn begins(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// Names that are kept for the relay, whatever it comes to say.
+pub(super) fn is_relays(name: &str) -> bool {
+    begins(name, "relay-")
 }
 
 /// What any header may be called, whoever sets it: the rule it breaks, to be read after it.

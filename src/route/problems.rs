@@ -3,11 +3,13 @@
 use std::fmt;
 
 use super::destination::is_allowed_to_some;
-use super::headers::check_name;
+use super::format::CREATED_AT;
+use super::headers::{check_name, is_relays};
 use super::name;
 use super::row::{PLACES, is_mapped};
 use super::template::{Part, Template};
-use crate::config::{Columns, Route, Rule, Target};
+use crate::config::problem::nearest;
+use crate::config::{Columns, EnvelopeField, Format, Route, Rule, Target, header_key};
 use crate::sink::printable;
 
 /// One thing to mend.
@@ -38,6 +40,7 @@ pub(crate) fn problems(route: &Route, columns: &Columns) -> Vec<Problem> {
     }
     finder.allow(route);
     finder.headers(route);
+    finder.envelope(route);
     finder.found
 }
 
@@ -173,16 +176,47 @@ impl Finder<'_> {
                 self.report(format!("route.{key}"), format!("is the same as {other}"), "write another name");
             }
         }
+        self.mapped_headers(&own);
+    }
+
+    fn mapped_headers(&mut self, own: &[(&str, &String)]) {
         for header in self.columns.to_headers.keys() {
-            let key = format!("outbox.header_columns.{header}");
+            let key = format!("outbox.{}", header_key(header));
             if let Err(rule) = check_name(header) {
                 self.report(key, rule, "write the name of a header");
+            } else if is_relays(header) {
+                self.report(
+                    key,
+                    "begins with \"relay-\", as only the relay's headers do",
+                    "write another name",
+                );
             } else if own.iter().any(|(_, name)| name.eq_ignore_ascii_case(header)) {
                 let hint = "remove it, or rename route.id_header, route.kind_header or route.key_header";
                 self.report(key, "is a header the relay writes itself", hint);
             }
         }
     }
+
+    fn envelope(&mut self, route: &Route) {
+        let Format::Envelope(fields) = &route.format else { return };
+        let mut names = vec!["payload"];
+        for EnvelopeField { place, name } in fields {
+            let key = "route.envelope_fields".to_owned();
+            if !in_envelope(place, self.columns) {
+                let hint = "write id, kind, key, destination or created_at, whose column is set, or a header named in \
+                            outbox.header_columns";
+                self.report(key, format!("uses {place:?}, which the mapping does not have"), hint);
+            } else if names.contains(&name.as_str()) {
+                self.report(key, format!("has {name:?} twice"), "write another name");
+            }
+            names.push(name);
+        }
+    }
+}
+
+fn in_envelope(place: &str, columns: &Columns) -> bool {
+    let is_time = place == CREATED_AT && columns.created_at.is_some();
+    is_time || is_mapped(place, columns) == Some(true)
 }
 
 fn keys(target: &Target) -> Vec<(&'static str, &Template, Rules)> {
@@ -196,7 +230,7 @@ fn keys(target: &Target) -> Vec<(&'static str, &Template, Rules)> {
 
 fn unknown_key_hint(place: &str) -> String {
     let keys = ["topic", "exchange", "routing_key", "on_unroutable", "app_id"];
-    match crate::config::problem::nearest(place, keys.into_iter().chain(PLACES)) {
+    match nearest(place, keys.into_iter().chain(PLACES)) {
         Some(meant) => format!("did you mean {meant}?"),
         None => "write kind, destination, key, id or a header named in outbox.header_columns".to_owned(),
     }

@@ -304,7 +304,7 @@ fn mapped(outbox: &config::Outbox) -> Vec<(String, &ColumnName)> {
         }
         None => {}
     }
-    mapped.extend(columns.to_headers.iter().map(|(header, name)| (format!("header_columns.{header}"), name)));
+    mapped.extend(columns.to_headers.iter().map(|(header, name)| (config::header_key(header), name)));
     if let Mark::Update(mark) = &outbox.mark {
         mapped.push((mark_key(mark).to_owned(), mark_column(mark)));
     }

@@ -189,7 +189,6 @@ fn what_comes_in_a_later_version_is_called_that() {
         ("database.pooler", "transaction"),
         ("outbox.capture", "tail"),
         ("outbox.mark", "ranges"),
-        ("outbox.preset", "debezium"),
         ("outbox.start", "now"),
         ("delivery.on_permanent_failure", "halt-key"),
         ("delivery.retry.attempts_max", "10"),
@@ -498,6 +497,7 @@ fn what_only_breaks_together_is_found() {
         ("route.kind_header", "outbox-id", "route.kind_header"),
         ("route.key_header", "Outbox-Kind", "route.key_header"),
         ("outbox.header_columns.outbox-id", "id", "outbox.header_columns.outbox-id"),
+        ("outbox.header_columns.relay-null", "id", "outbox.header_columns.relay-null"),
         ("admin.listen", "127.0.0.1:9717", "admin.listen"),
     ] {
         let problems = Given::minimal().flag(key, value).problems();
@@ -614,6 +614,60 @@ fn a_rule_has_what_it_leaves_out_from_the_route() {
     assert_eq!(route.when[0].way.target, route.rest.target);
     assert_eq!(route.when[0].way.app_id.as_deref(), Some("shop"));
     assert_ne!(route.when[0].way.on_unroutable, route.rest.on_unroutable);
+}
+
+#[test]
+fn the_preset_of_debezium_leaves_mark_and_order_to_choose() {
+    let given = Given::minimal().flag("outbox.preset", "debezium");
+    let problems = given.problems();
+    let keys: Vec<_> = problems.0.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(keys, ["outbox.mark_column", "outbox.columns.order"], "{problems}");
+    assert!(problems.0[0].hint.contains("mark = \"delete\"") && problems.0[0].hint.contains("add column"));
+
+    let given = given.flag("outbox.mark", "delete");
+    let (key, _, hint) = given.problem();
+    assert_eq!(key, "outbox.columns.order");
+    let sql = r#"alter table "outbox" add column position bigint generated always as identity"#;
+    assert!(hint.contains(sql) && hint.contains("delivery.ordering = \"none\""), "{hint}");
+
+    let config = given.flag("delivery.ordering", "none").config();
+    assert_eq!(config.outbox.table.quoted(), r#""outbox""#);
+    assert_eq!(config.outbox.columns.key.unwrap().0, "aggregateid");
+    assert_eq!((config.route.id_header.as_str(), config.route.kind_header), ("id", None));
+    assert!(
+        show(
+            &Given::minimal()
+                .flag("outbox.preset", "debezium")
+                .flag("outbox.mark", "delete")
+                .flag("outbox.columns.order", "seq")
+                .flag("outbox.table", "app.events")
+                .config()
+        )
+        .contains("topic = \"outbox.event.{destination}\"")
+    );
+}
+
+#[test]
+fn an_envelope_has_fields_and_nothing_else_has() {
+    for (text, part) in [
+        ("format = \"envelope\"", "is empty with format"),
+        ("envelope_fields = [\"kind:type\"]", "has no effect"),
+        ("format = \"envelope\"\nenvelope_fields = [\"kind\"]", "is not a field"),
+        ("format = \"envelope\"\nenvelope_fields = [\"nobody:x\"]", "the mapping does not have"),
+        ("format = \"envelope\"\nenvelope_fields = [\"kind:payload\"]", "twice"),
+    ] {
+        let (key, problem, _) = Given::minimal_and(&format!("[route]\n{text}")).problem();
+        assert_eq!(key, "route.envelope_fields");
+        assert!(problem.contains(part), "{problem}");
+    }
+    let given = Given::minimal()
+        .flag("route.format", "envelope")
+        .flag("route.envelope_fields", r#"["kind:eventType", "created_at:when"]"#);
+    let shown = show(&given.config());
+    assert_eq!(
+        shown,
+        show(&Given::file(&shown).variable("OUTBOX_RELAY__SINK__KAFKA__BROKERS", "localhost").config())
+    );
 }
 
 #[test]

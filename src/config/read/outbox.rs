@@ -21,6 +21,16 @@ const POLL_INTERVAL_MAX: Duration = Duration::from_secs(3_600);
 pub(in crate::config) const NAMED_HEADERS: [(&str, &str); 3] =
     [("correlation_id", CORRELATION_ID), ("reply_to", REPLY_TO), ("content_type", CONTENT_TYPE)];
 
+const PRESETS: [(&str, Preset); 3] =
+    [("default", Preset::Default), ("debezium", Preset::Debezium), ("none", Preset::None)];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Preset {
+    Default,
+    Debezium,
+    None,
+}
+
 #[derive(Clone, Copy)]
 enum MarkBy {
     Update,
@@ -38,8 +48,8 @@ pub(super) fn outbox(reader: &mut Reader) -> Option<Outbox> {
     let mut section = reader.section("outbox");
     let table = section.defaulted("table", table);
     let capture = section.defaulted("capture", choice(&[("poll", ())], &["tail"]));
-    let preset = section.optional("preset", choice(&[("default", ()), ("none", ())], &["debezium"]));
-    let mark = mark(&mut section);
+    let preset = section.optional("preset", choice(&PRESETS, &[]));
+    let mark = mark(&mut section, preset.flatten() == Some(Preset::Debezium));
     let poll_interval = section.defaulted("poll_interval", duration(ms(1)..=POLL_INTERVAL_MAX));
     let message_bytes_max = section.defaulted("message_bytes_max", bytes(1..=MESSAGE_BYTES_MAX));
     let fetch_rows_max = section.defaulted("fetch_rows_max", count(1..=FETCH_ROWS_MAX));
@@ -49,7 +59,8 @@ pub(super) fn outbox(reader: &mut Reader) -> Option<Outbox> {
     Some(Outbox {
         table: table?,
         columns: columns?,
-        mark: mark?,
+        // A missing mark was reported, and is no reason to hide what else is wrong.
+        mark: mark.unwrap_or(Mark::Delete),
         poll_interval: poll_interval?,
         message_bytes_max: message_bytes_max?,
         fetch_rows_max: fetch_rows_max?,
@@ -120,7 +131,7 @@ fn named_headers(
     Some(to_headers)
 }
 
-fn mark(section: &mut Section<'_>) -> Option<Mark> {
+fn mark(section: &mut Section<'_>, is_debezium: bool) -> Option<Mark> {
     const MARKS: [(&str, MarkBy); 2] = [("update", MarkBy::Update), ("delete", MarkBy::Delete)];
     const KINDS: [(&str, MarkKind); 3] =
         [("timestamp", MarkKind::Timestamp), ("boolean", MarkKind::Boolean), ("status", MarkKind::Status)];
@@ -137,8 +148,32 @@ fn mark(section: &mut Section<'_>) -> Option<Mark> {
             refuse_idle(section, &idle, "mark = \"delete\" removes the row")?;
             Some(Mark::Delete)
         }
-        MarkBy::Update => mark_column(section, kind, column, delivered, pending).map(Mark::Update),
+        MarkBy::Update => {
+            let column = chosen_column(section, kind, column, is_debezium);
+            mark_column(section, kind, column, delivered, pending).map(Mark::Update)
+        }
     }
+}
+
+fn chosen_column(
+    section: &mut Section<'_>,
+    kind: MarkKind,
+    column: Option<ColumnName>,
+    is_debezium: bool,
+) -> Option<ColumnName> {
+    // A preset's column is a timestamp: with another kind it would be the wrong one.
+    let column = column.filter(|_| kind == MarkKind::Timestamp || section.is_given("mark_column"));
+    if column.is_none() {
+        let hint = if is_debezium {
+            "write mark = \"delete\", as is done with Debezium, or add a column (alter table … add column \
+             delivered_at timestamptz) and write mark_column = \"delivered_at\""
+        } else {
+            "name the column that tells delivered rows from pending ones, or write mark = \"delete\" if \
+             delivered rows may go"
+        };
+        section.report("mark_column", Wrong::new("is missing", hint));
+    }
+    column
 }
 
 fn mark_column(
@@ -148,13 +183,6 @@ fn mark_column(
     delivered: Option<String>,
     pending: Option<String>,
 ) -> Option<MarkColumn> {
-    // A preset's column is a timestamp: with another kind it would be the wrong one.
-    let column = column.filter(|_| kind == MarkKind::Timestamp || section.is_given("mark_column"));
-    if column.is_none() {
-        let hint = "name the column that tells delivered rows from pending ones, or write mark = \"delete\" \
-                    if delivered rows may go";
-        section.report("mark_column", Wrong::new("is missing", hint));
-    }
     match kind {
         MarkKind::Timestamp | MarkKind::Boolean => {
             refuse_idle(section, &["mark_value", "pending_value"], "only mark_kind = \"status\" uses it")?;

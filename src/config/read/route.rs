@@ -8,7 +8,7 @@ use config::{Map, Value};
 use crate::config::problem::Wrong;
 use crate::config::section::{Reader, Section};
 use crate::config::value::{choice, scalar, text, texts};
-use crate::config::{Route, Rule, Target, Way};
+use crate::config::{EnvelopeField, Format, Route, Rule, Target, Way};
 use crate::route::{Glob, Template};
 use crate::sink::OnUnroutable;
 
@@ -30,6 +30,7 @@ pub(super) fn route(reader: &mut Reader) -> Option<Route> {
     let kind_header = section.defaulted("kind_header", name_or_none);
     let key_header = section.defaulted("key_header", name_or_none);
     let content_type = section.optional("content_type", property);
+    let format = format(&mut section);
     let keys = keys?;
     let rest = if to_exchange { to_exchanges(&mut section, &keys) } else { Some(to_topics(&keys)) };
     let when = rules(&mut section, &keys, to_exchange);
@@ -41,6 +42,45 @@ pub(super) fn route(reader: &mut Reader) -> Option<Route> {
         kind_header: kind_header?,
         key_header: key_header?,
         content_type: content_type?,
+        format: format?,
+    })
+}
+
+fn format(section: &mut Section<'_>) -> Option<Format> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Kind {
+        Raw,
+        Plain,
+        JsonString,
+        Envelope,
+    }
+    const KINDS: [(&str, Kind); 4] = [
+        ("raw", Kind::Raw),
+        ("plain", Kind::Plain),
+        ("json-string", Kind::JsonString),
+        ("envelope", Kind::Envelope),
+    ];
+
+    let kind = section.defaulted("format", choice(&KINDS, &[]));
+    let fields = section.defaulted("envelope_fields", envelope_fields);
+    let (kind, fields) = (kind?, fields?);
+    if (kind == Kind::Envelope) == fields.is_empty() {
+        let (problem, hint) = if fields.is_empty() {
+            (
+                "is empty with format = \"envelope\"",
+                "name what goes beside the payload, such as [\"kind:eventType\"]",
+            )
+        } else {
+            ("has no effect: only format = \"envelope\" has fields", "remove it, or change the other")
+        };
+        section.report("envelope_fields", Wrong::new(problem, hint));
+        return None;
+    }
+    Some(match kind {
+        Kind::Raw => Format::Raw,
+        Kind::Plain => Format::Plain,
+        Kind::JsonString => Format::JsonString,
+        Kind::Envelope => Format::Envelope(fields),
     })
 }
 
@@ -153,6 +193,19 @@ fn globs(value: &Value) -> Result<Vec<Glob>, Wrong> {
     let hint = "write names in an array, with * for any run of characters: [\"orders.*\"]";
     let names = texts(value).ok_or_else(|| Wrong::new("is not an array of names", hint))?;
     names.iter().map(|name| glob(name)).collect()
+}
+
+fn envelope_fields(value: &Value) -> Result<Vec<EnvelopeField>, Wrong> {
+    let hint =
+        "write an array of a place, a colon and the field's name: [\"kind:eventType\", \"created_at:when\"]";
+    let fields = texts(value).ok_or_else(|| Wrong::new("is not an array of fields", hint))?;
+    let field = |field: &String| match field.split_once(':') {
+        Some((place, name)) if !place.is_empty() && !name.is_empty() => {
+            Ok(EnvelopeField { place: place.to_owned(), name: name.to_owned() })
+        }
+        Some(_) | None => Err(Wrong::new(format!("{field:?} is not a field"), hint)),
+    };
+    fields.iter().map(field).collect()
 }
 
 fn glob(text: &str) -> Result<Glob, Wrong> {

@@ -13,3 +13,4 @@ mod rabbitmq;
 mod stage;
 mod stopping;
 mod surface;
+mod tables;

@@ -154,6 +154,7 @@ fn route_to(target: config::Target, on_unroutable: OnUnroutable) -> Route {
         kind_header: None,
         key_header: None,
         content_type: None,
+        format: config::Format::Raw,
     };
     Route::new(&route, &outbox, config::Ordering::Key).expect("a route")
 }
