@@ -16,9 +16,13 @@ async fn every_return_finds_its_message(arguments: &[(&str, AMQPValue)]) {
     let bounded = [arguments, &[("x-max-length", AMQPValue::LongInt(1_000))]].concat();
     rabbit.queue(&exchange, "bound", &bounded).await;
     let unroutable = |n: u64| n % 50 == 17;
+    // Large enough that a window's first messages are confirmed while its last are still on their way:
+    // that is when a return meets another's confirmation.
+    let body = Bytes::from(vec![b'x'; 2_000]);
     let shipment = |n: u64| {
         let destination = to(&exchange, if unroutable(n) { "nowhere" } else { "bound" });
-        super::shipment(n, record(&destination, &n.to_string(), &n.to_string()))
+        let record = record(&destination, &n.to_string(), &n.to_string());
+        super::shipment(n, Record { body: Some(body.clone()), ..record })
     };
     let mut sink = opened(&services.rabbitmq_url).await;
     sink.publish((0..MESSAGES).map(shipment).collect());
