@@ -475,8 +475,8 @@ fn failed(reason: &str) -> Refusal {
     Refusal::Failed(reason.into())
 }
 
-/// Marks `rows` and returns the ids of those that are pending nevertheless. How many rows were marked
-/// is in the answer to the statement anyway, so the usual case costs no row on its way back.
+/// Marks `rows` and returns the ids of those that are pending nevertheless. The statement counts,
+/// so the usual case costs one row on its way back.
 async fn mark(
     session: &mut Session,
     outbox: &Outbox,
@@ -484,8 +484,10 @@ async fn mark(
     rows: &[RowRef],
 ) -> Result<Vec<RowId>, sqlx::Error> {
     let query = bind_ids(sqlx::query(statement.sql()), ids(outbox, rows));
-    let done = session.link.run(async |c: &mut Wire| query.execute(c).await).await?;
-    if usize::try_from(done.rows_affected()) == Ok(rows.len()) {
+    let counted = session.link.run(async |c: &mut Wire| query.fetch_one(c).await).await?;
+    let marked = decode::bytes(&counted, 0).map(decode::int).transpose();
+    let marked = marked.map_err(|misread| sqlx::Error::Decode(misread.into()))?;
+    if marked.and_then(|marked| usize::try_from(marked).ok()) == Some(rows.len()) {
         return Ok(Vec::new());
     }
     ids_of(session, outbox, outbox.still_pending.sql(), ids(outbox, rows)).await

@@ -47,6 +47,38 @@ impl Outbox {
     }
 }
 
+/// The statement counts the row, and it is as pending as before.
+#[tokio::test]
+async fn a_mark_that_a_trigger_takes_back_is_reported_as_vanished() {
+    let Some(outbox) = Outbox::open(default_table()).await else { return };
+    insert(&outbox, &[row("a", "1"), row("a", "2")]).await;
+    let source = outbox.source();
+    let batch = fetch(&source, everything()).await;
+    outbox.before_mark(&batch.messages[0].row.id, "return old;").await;
+    let settled = source.settle(delivered(&batch.messages)).await.expect("the statement succeeds");
+    assert_eq!(settled.done, [batch.messages[1].row.clone()]);
+    assert!(matches!(&settled.refused[..], [(_, Refusal::Vanished(_))]), "{settled:?}");
+}
+
+/// A rule that puts something else in the place of the mark would be counted as one.
+#[tokio::test]
+async fn a_mark_that_a_rule_replaces_is_refused_aloud() {
+    let Some(outbox) = Outbox::open(default_table()).await else { return };
+    insert(&outbox, &[row("a", "1")]).await;
+    let source = outbox.source();
+    let batch = fetch(&source, everything()).await;
+    let table = &outbox.table;
+    outbox
+        .run(&format!(
+            "create table marks (n bigint); insert into marks values (1);
+             create rule elsewhere as on update to {table} do instead update public.marks set n = n + 1"
+        ))
+        .await;
+    let settled = source.settle(delivered(&batch.messages)).await;
+    assert!(!matches!(&settled, Ok(settled) if settled.refused.is_empty()), "{settled:?}");
+    assert_eq!(outbox.pending().await, 1);
+}
+
 /// A value is taken from the sequence before the transaction has an id, and shows up after higher ones.
 #[tokio::test]
 async fn a_position_taken_before_the_first_write_is_announced_too() {
