@@ -102,8 +102,9 @@ Examples:
   # with a real RabbitMQ
   outbox-relay demo --rabbitmq amqp://guest:guest@localhost/%2f
 
-Starts a private Postgres and a Kafka in memory, places orders, relays them, kills the relay twice, and
-compares what was committed with what arrived. Stops and removes all of it in the end, also at Ctrl-C.
+Starts a private Postgres and a Kafka in memory, places orders, relays them, kills the relay
+twice, and compares what was committed with what arrived. Stops and removes all of it in the end,
+also at Ctrl-C.
 ",
         after_help = POINTER
     )]

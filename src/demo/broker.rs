@@ -218,6 +218,7 @@ fn joined(thread: JoinHandle<Result<Arrivals, DemoError>>) -> Result<Arrivals, D
 mod tests {
     use super::*;
     use crate::config::Secret;
+    use crate::demo::warden::Warden;
 
     fn options(broker: Target, insecure_allow_plaintext: bool) -> Options {
         let surroundings = crate::demo::Surroundings::default();
@@ -242,7 +243,11 @@ mod tests {
             assert!(refused.contains("without TLS"), "{refused}");
             assert!(refused.contains("--insecure-allow-plaintext"), "{refused}");
             assert!(!refused.contains("canary"), "{refused}");
-            assert!(Broker::new(&options(target(), true)).is_ok());
+            let broker = Broker::new(&options(target(), true)).unwrap();
+            let warden = Warden::start().unwrap();
+            let told = broker.configuration(&Folder::create(&warden).unwrap()).unwrap();
+            assert!(told.contains("\ninsecure_allow_plaintext = true\n"), "{told}");
+            assert!(!told.contains("canary"), "{told}");
         }
     }
 

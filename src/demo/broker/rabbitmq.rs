@@ -212,7 +212,7 @@ url_file = {}
         Reader::start(move |state| {
             handle.block_on(async {
                 let mut reading = Reading { channel, consumer, exchange: name, asked: None };
-                reading.to_the_end(state).await.map_err(|error| unreadable(&error))
+                reading.read_all(state).await.map_err(|error| unreadable(&error))
             })
         })
     }
@@ -271,7 +271,7 @@ struct Reading {
 }
 
 impl Reading {
-    async fn to_the_end(&mut self, state: &State) -> lapin::Result<Arrivals> {
+    async fn read_all(&mut self, state: &State) -> lapin::Result<Arrivals> {
         let mut arrivals = Arrivals::default();
         for count in 1.. {
             let Some(delivery) = self.next(state).await? else { break };
