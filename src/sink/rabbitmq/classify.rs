@@ -60,7 +60,7 @@ pub(super) fn message_failure(error: &Error, maybe_published: bool) -> Failure {
 }
 
 /// Why there is no connection. Whatever it is, it is no message's fault.
-pub(super) fn outage(error: &Error) -> Failure {
+pub(crate) fn outage(error: &Error) -> Failure {
     let error_type = match code_of(error).map(verdict) {
         Some((_, error_type)) => error_type,
         None if matches!(error.kind(), ErrorKind::MissingHeartbeatError) => ErrorType::Timeout,

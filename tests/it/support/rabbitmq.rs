@@ -86,6 +86,23 @@ impl Rabbit {
         bound.await.expect("a binding");
     }
 
+    /// Whether there is an exchange or a queue of that name.
+    pub async fn knows(&self, name: &str) -> bool {
+        // A refusal ends its channel.
+        let channel = async || self.connection.create_channel().await.expect("a channel");
+        let (queue, exchange) = (
+            QueueDeclareOptions { passive: true, ..Default::default() },
+            ExchangeDeclareOptions { passive: true, ..Default::default() },
+        );
+        let table = FieldTable::default;
+        channel().await.queue_declare(name.into(), queue, table()).await.is_ok()
+            || channel()
+                .await
+                .exchange_declare(name.into(), ExchangeKind::Topic, exchange, table())
+                .await
+                .is_ok()
+    }
+
     /// How many messages the queue holds ready.
     pub async fn depth(&self, queue: &str) -> u32 {
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
@@ -113,15 +130,21 @@ pub fn quorum() -> [(&'static str, AMQPValue); 1] {
 
 /// `rabbitmqctl` with `arguments`, at the shared broker.
 pub fn control(arguments: &[&str]) {
-    run_control(&services::rabbitmq_environment(), arguments);
+    control_says(arguments);
 }
 
-fn run_control(environment: &[(String, String)], arguments: &[&str]) {
+/// What it prints.
+pub fn control_says(arguments: &[&str]) -> String {
+    run_control(&services::rabbitmq_environment(), arguments)
+}
+
+fn run_control(environment: &[(String, String)], arguments: &[&str]) -> String {
     let program = Path::new(&services::rabbitmq_bin()).join("rabbitmqctl");
     let mut command = Command::new(program);
     command.arg("-q").args(arguments).envs(environment.iter().map(|(name, value)| (name, value)));
     let output = command.output().expect("rabbitmqctl runs");
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A private broker. Its ports and its data survive a stop; both end with this value.
