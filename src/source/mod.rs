@@ -12,6 +12,7 @@ mod listener;
 mod mark;
 pub mod migrate;
 mod outbox;
+mod page;
 pub mod poll;
 mod schema;
 mod start;

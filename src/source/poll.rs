@@ -15,6 +15,7 @@ use super::decode::{self, Decoder, Misread};
 use super::lease::Lease;
 use super::listener::Listener;
 use super::outbox::{Ids, KeyKind, Outbox};
+use super::page::{Flush, Page};
 use super::schema::Table;
 use super::state::{explain_login, explain_state};
 use super::statement::Statement;
@@ -25,7 +26,7 @@ use super::{
     SourceErrorKind, start,
 };
 use crate::config;
-use crate::message::{Position, RowId, RowRef, Timestamp};
+use crate::message::{RowId, RowRef, Timestamp};
 use crate::sink::Destination;
 
 const READ: &str = "could not read the outbox";
@@ -251,13 +252,6 @@ impl Source for Poll {
     }
 }
 
-/// How a read's rows become durable.
-enum Flush {
-    Done,
-    /// Once the WAL is flushed to this position; `None` is unknown, so it has to be forced.
-    Awaited(Option<String>),
-}
-
 /// Reading.
 impl Poll {
     /// The reader, taken out: it is put back by a call that succeeds, and made anew after any other.
@@ -337,64 +331,6 @@ impl Poll {
             return misfit;
         }
         explain(attempt, error)
-    }
-}
-
-/// A batch in the making.
-struct Page {
-    rows_max: usize,
-    bytes_max: u64,
-    messages: Vec<crate::message::Message>,
-    stored: u64,
-    sent: u64,
-    highest: Option<Position>,
-    writers: String,
-    flush: Flush,
-}
-
-impl Page {
-    fn new(rows_max: usize, bytes_max: usize) -> Self {
-        let bytes_max = u64::try_from(bytes_max).unwrap_or(u64::MAX);
-        Self {
-            rows_max,
-            bytes_max,
-            messages: Vec::new(),
-            stored: 0,
-            sent: 0,
-            highest: None,
-            writers: String::new(),
-            flush: Flush::Awaited(None),
-        }
-    }
-
-    fn add(&mut self, row: &PgRow, decoder: &mut Decoder) -> Result<(), Misread> {
-        if decode::bytes(row, 3).is_some() {
-            return self.moment(row);
-        }
-        if self.sent >= self.bytes_max {
-            // Compressed, it was stored within the budget.
-            return Ok(());
-        }
-        let decoded = decoder.row(row)?;
-        self.stored = self.stored.saturating_add(decoded.stored);
-        self.sent = self.sent.saturating_add(decoded.sent);
-        self.messages.push(decoded.message);
-        Ok(())
-    }
-
-    fn moment(&mut self, row: &PgRow) -> Result<(), Misread> {
-        self.highest = decode::bytes(row, 0).map(decode::int).transpose()?.map(Position);
-        self.writers = decode::text(row, 1).unwrap_or_default().to_owned();
-        let durable = decode::bytes(row, 3) == Some(&[1]);
-        self.flush =
-            if durable { Flush::Done } else { Flush::Awaited(decode::text(row, 2).map(str::to_owned)) };
-        Ok(())
-    }
-
-    /// The statement leaves a row out if and only if the rows or the stored bytes are used up, and
-    /// [`add`](Self::add) if the sent bytes are.
-    fn cut(&self) -> bool {
-        self.messages.len() >= self.rows_max || self.stored >= self.bytes_max || self.sent >= self.bytes_max
     }
 }
 
