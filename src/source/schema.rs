@@ -199,6 +199,11 @@ impl Table {
             Mark::Delete if !get::<bool>(row, "deletable")? => {
                 Err(ungranted(self, format!("grant delete on {} to {role}", self.name)))
             }
+            // Rows that somebody keeps locked are passed over by `for update skip locked`, which wants it.
+            Mark::Delete if !self.columns.values().any(|column| column.writable) => {
+                let id = outbox.columns.id.quoted();
+                Err(ungranted(self, format!("grant update ({id}) on {} to {role}", self.name)))
+            }
             Mark::Update(mark) if !self.column(mark_column(mark)).writable => {
                 let column = mark_column(mark).quoted();
                 Err(ungranted(self, format!("grant update ({column}) on {} to {role}", self.name)))

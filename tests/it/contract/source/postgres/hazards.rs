@@ -158,6 +158,19 @@ async fn a_missing_grant_is_said_with_the_sql_that_gives_it() {
 }
 
 #[tokio::test]
+async fn rows_that_are_deleted_want_the_grant_that_passes_over_locked_ones() {
+    let Some(mut outbox) = Outbox::open(default_table()).await else { return };
+    outbox.settings.outbox.mark = Mark::Delete;
+    let all = "grant usage on schema outbox to R; grant select, delete on outbox.message to R";
+    let role = outbox.as_role(&format!("{all}; {STATE_GRANTS}")).await;
+    let error = misfit(&outbox).await;
+    assert!(hint(&error).contains("grant update (\"id\") on outbox.message to"), "{}", hint(&error));
+    outbox.run(hint(&error)).await;
+    fetch(&outbox.source(), everything()).await;
+    outbox.drop_role(&role).await;
+}
+
+#[tokio::test]
 async fn a_grant_taken_away_while_running_is_not_taken_for_bad_rows() {
     let Some(mut outbox) = Outbox::open(default_table()).await else { return };
     insert(&outbox, &[row("a", "1"), row("a", "2")]).await;
