@@ -166,7 +166,18 @@ impl Poll {
             .map_err(|error| explain_state(&self.settings, LEASE, &error))?;
         self.leading.store(holder.epoch().is_some(), Memory::Relaxed);
         self.keeper.put(session);
+        if holder.epoch().is_none() {
+            self.stand_by();
+        }
         Ok(holder)
+    }
+
+    /// Closes what only an active relay needs. What is in use this moment is closed at the next occasion.
+    fn stand_by(&self) {
+        if let Ok(mut reader) = self.reader.try_lock() {
+            *reader = None;
+        }
+        drop((self.marker.take(), self.listener.take()));
     }
 }
 

@@ -94,6 +94,27 @@ async fn our_own_marks_are_not_writers() {
     marking.await.expect("it ends").expect("the mark is made");
 }
 
+#[tokio::test]
+async fn a_relay_that_lost_its_lease_keeps_one_connection() {
+    let Some(outbox) = Outbox::open(default_table()).await else { return };
+    let (first, second) = (outbox.source(), outbox.source());
+    first.lease().await.expect("the lease can be asked for").epoch().expect("and is free");
+    fetch(&first, everything()).await;
+    first.settle(Vec::new()).await.expect("the marker is connected");
+    first.listen().await.expect("and the listener");
+    let connected = |count: usize| {
+        format!(
+            "select count(*) = {count} from pg_stat_activity
+            where datname = current_database() and application_name = 'outbox-relay/test'"
+        )
+    };
+    outbox.until(&connected(4)).await;
+    outbox.expire_lease().await;
+    second.lease().await.expect("the lease can be asked for").epoch().expect("and has expired");
+    assert_eq!(first.lease().await.expect("it can be asked for").epoch(), None);
+    outbox.until(&connected(2)).await;
+}
+
 impl Outbox {
     /// Every mark waits for the row locks of this transaction, which takes no lock that an insert takes.
     pub(super) async fn blocked(&self) -> PgConnection {
