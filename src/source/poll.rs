@@ -3,14 +3,16 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering as Memory};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::postgres::PgRow;
 use tokio::sync::Mutex as Turns;
 
-use super::connection::{self, Connector, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, Link, Slot, explain};
+use super::connection::{
+    self, Connector, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, Link, Process, Slot, explain,
+};
 use super::decode::{self, Decoder, Misread};
 use super::lease::Lease;
 use super::listener::Listener;
@@ -73,7 +75,7 @@ pub struct Poll {
     /// One more if it listens.
     listener: Slot<Listener>,
     /// The marker's server process, which takes locks like a writer.
-    marker_pid: AtomicI32,
+    marking: Mutex<Process>,
     /// The reader's latest.
     reader_pid: AtomicI32,
     writers: Mutex<Writers>,
@@ -111,7 +113,7 @@ impl Poll {
             marker: Slot::default(),
             keeper: Slot::default(),
             listener: Slot::default(),
-            marker_pid: AtomicI32::new(0),
+            marking: Mutex::default(),
             reader_pid: AtomicI32::new(0),
             writers: Mutex::default(),
             leading: AtomicBool::new(false),
@@ -224,7 +226,7 @@ impl Source for Poll {
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Settled, SourceError> {
         let mut session = self.session(&self.marker).await?;
-        self.marker_pid.store(session.link.pid, Memory::Relaxed);
+        *lock(&self.marking) = session.link.process.clone();
         let outbox = self.outbox(&mut session).await?;
         let mut settled = Settled::default();
         for part in settlements.chunks(SETTLE_ROWS_MAX) {
@@ -275,10 +277,8 @@ impl Poll {
 
     async fn connect_reader(&self) -> Result<Reader, SourceError> {
         let mut session = self.connect().await?;
-        let abandoned = self.reader_pid.swap(session.link.pid, Memory::Relaxed);
+        let abandoned = self.reader_pid.swap(session.link.process.pid, Memory::Relaxed);
         cancel_abandoned(&mut session.link, abandoned).await?;
-        // The server may be another one, where that process belongs to somebody else.
-        self.marker_pid.store(0, Memory::Relaxed);
         let outbox = self.outbox(&mut session).await?;
         let columns = &self.settings.outbox.columns;
         let mapped = columns.to_headers.keys().map(|name| Arc::from(name.as_str())).collect();
@@ -289,17 +289,17 @@ impl Poll {
 
     async fn read(&self, reader: &mut Reader, fetch: &Fetch) -> Result<(Batch, Flush), sqlx::Error> {
         let Reader { session, outbox, decoder, remarks } = reader;
-        let own = [session.link.pid, self.marker_pid.load(Memory::Relaxed)];
+        let own = [session.link.process.clone(), lock(&self.marking).clone()];
         let sent = session.link.run(async |c| {
             let mut page = Page::new(fetch.rows_max, fetch.bytes_max);
-            let mut rows = self.fetch_query(outbox, fetch, own).fetch(c);
+            let mut rows = self.fetch_query(outbox, fetch, &own).fetch(c);
             while let Some(row) = rows.try_next().await? {
                 page.add(&row, decoder).map_err(|misread| sqlx::Error::Decode(misread.into()))?;
             }
             Ok(page)
         });
         let page = sent.await?;
-        let writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner).seen(&page.writers);
+        let writers = lock(&self.writers).seen(&page.writers);
         let remarks = std::mem::take(remarks);
         let batch =
             Batch { cut: page.cut(), messages: page.messages, highest: page.highest, writers, remarks };
@@ -310,14 +310,14 @@ impl Poll {
         &self,
         outbox: &Outbox,
         fetch: &Fetch,
-        own: [i32; 2],
+        own: &[Process; 2],
     ) -> sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments> {
         let query = sqlx::query(outbox.fetch(fetch).sql())
             .bind(fetch.after.0)
             .bind(to_i64(fetch.rows_max))
             .bind(to_i64(fetch.bytes_max))
             .bind(to_i64(self.settings.outbox.message_bytes_max))
-            .bind(own);
+            .bind(own.each_ref().map(|process| process.pid));
         let query = bind_ids(query, Ids::new(outbox.id, fetch.exclude.iter()));
         let lanes = &fetch.skip.lanes;
         let query = match outbox.key {
@@ -328,6 +328,7 @@ impl Poll {
         query
             .bind(destinations.collect::<Vec<_>>())
             .bind(fetch.skip.destinations.iter().map(Destination::identity).collect::<Vec<_>>())
+            .bind(own.each_ref().map(|process| process.started.clone()))
     }
 }
 
@@ -493,7 +494,7 @@ impl Poll {
 
     /// When the first pending row was first seen: all there is to go by without a creation time.
     fn sighted(&self, first: Option<RowId>, now: Timestamp) -> Option<Timestamp> {
-        let mut sight = self.first_sight.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sight = lock(&self.first_sight);
         *sight = first.map(|id| match sight.take() {
             Some((known, since)) if known == id => (known, since),
             _ => (id, now),
@@ -519,6 +520,10 @@ fn bind_ids<'q>(
 
 fn counted_max() -> i64 {
     i64::try_from(Backlog::COUNT_MAX + 1).expect("the limit is small")
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn to_i64(count: usize) -> i64 {

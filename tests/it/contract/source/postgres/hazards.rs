@@ -94,6 +94,41 @@ async fn our_own_marks_are_not_writers() {
     marking.await.expect("it ends").expect("the mark is made");
 }
 
+/// A number is given to the next process once its first is gone, and that one may be a writer.
+#[tokio::test]
+async fn a_writer_with_the_number_of_a_marker_that_is_gone_is_named() {
+    let Some(outbox) = Outbox::open(default_table()).await else { return };
+    let source = outbox.source();
+    fetch(&source, everything()).await;
+    let connected = "datname = current_database() and application_name = 'outbox-relay/test'";
+    let mut admin = outbox.database.connect().await;
+    let reader = format!("select pid from pg_stat_activity where {connected}");
+    let reader: i32 =
+        sqlx::query_scalar(AssertSqlSafe(reader)).fetch_one(&mut admin).await.expect("the reader is there");
+    source.settle(Vec::new()).await.expect("the marker is connected");
+    let marker = format!("select pid from pg_stat_activity where {connected} and pid <> {reader}");
+    let marker: i32 =
+        sqlx::query_scalar(AssertSqlSafe(marker)).fetch_one(&mut admin).await.expect("so is the marker");
+    execute(&mut admin, &format!("select pg_terminate_backend({marker}, 10000)")).await;
+
+    let mut writer = outbox.begin().await;
+    outbox.insert(&mut writer, &[row("a", "1")]).await;
+    // Nobody chooses the numbers of processes, so the view says what it would.
+    execute(
+        &mut admin,
+        &format!(
+            "set allow_system_table_mods = on; alter view pg_catalog.pg_locks rename to pg_locks_as_they_are;
+            create view pg_catalog.pg_locks as
+            select locktype, mode, granted, database, relation, virtualtransaction, {marker} as pid
+            from pg_catalog.pg_locks_as_they_are;
+            grant select on pg_catalog.pg_locks to public"
+        ),
+    )
+    .await;
+    assert_eq!(fetch(&source, everything()).await.writers.len(), 1);
+    outbox.rollback(writer).await;
+}
+
 #[tokio::test]
 async fn a_relay_that_lost_its_lease_keeps_one_connection() {
     let Some(outbox) = Outbox::open(default_table()).await else { return };
