@@ -306,6 +306,11 @@ pub(crate) fn is_about_a_row(error: &sqlx::Error) -> bool {
     code == INSUFFICIENT_PRIVILEGE || !whole_server.contains(&&code[..2])
 }
 
+/// The server ended a statement of ours because of the time it took.
+pub(crate) fn is_timeout(error: &SourceError) -> bool {
+    error.message.ends_with("(57014)")
+}
+
 /// A prepared statement would now return other types; a new connection prepares it anew.
 pub(crate) fn is_outdated_plan(error: &sqlx::Error) -> bool {
     sqlstate(error) == Some("0A000")

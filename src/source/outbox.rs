@@ -21,6 +21,8 @@ pub(crate) struct Outbox {
     pub(crate) still_pending: Statement,
     pub(crate) backlog: Statement,
     pub(crate) remarks: Vec<Remark>,
+    /// Said of it if reads take too long.
+    pub(crate) unindexed: Option<Remark>,
     /// By whether ids and whether lanes or destinations are left out.
     fetch: [[Statement; 2]; 2],
 }
@@ -97,6 +99,7 @@ impl Outbox {
             still_pending: Statement::fill(include_str!("outbox/still_pending.sql"), &marked),
             backlog: backlog_statement(table, outbox, &pending, &id),
             remarks: table.remarks.clone(),
+            unindexed: table.unindexed.clone(),
             fetch: [[fetch(false, false), fetch(false, true)], [fetch(true, false), fetch(true, true)]],
         }
     }

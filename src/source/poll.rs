@@ -14,6 +14,7 @@ use super::connection::{
     self, Connector, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, Link, Process, Slot, explain,
 };
 use super::decode::{self, Decoder, Misread};
+use super::indexes::explain_slow;
 use super::lease::Lease;
 use super::listener::Listener;
 use super::outbox::{Ids, KeyKind, Outbox};
@@ -145,7 +146,8 @@ impl Poll {
             // The table changed in the moment since it was looked up: what is wrong with it now?
             self.table(&mut session.link).await?;
         }
-        let table = table.begun(begun?);
+        let begun = begun.map_err(|error| explain_slow(error, table.unindexed.as_ref()))?;
+        let table = table.begun(begun);
         let outbox = Arc::new(Outbox::new(&table, &self.settings.outbox, &self.settings.destination_sql));
         session.outbox = Some(Arc::clone(&outbox));
         Ok(outbox)
@@ -215,7 +217,7 @@ impl Source for Poll {
         }
         let (batch, insert_lsn) = match read {
             Ok(read) => read,
-            Err(error) => return Err(self.explain_misfit(&mut reader.session.link, READ, &error).await),
+            Err(error) => return Err(self.explain_read(&mut reader, READ, &error).await),
         };
         if let (Flush::Awaited(lsn), false) = (insert_lsn, batch.messages.is_empty()) {
             await_flush(&mut reader.session.link, lsn).await?;
@@ -245,7 +247,7 @@ impl Source for Poll {
         let count = async |c: &mut Wire| sqlx::query(statement.sql()).bind(counted_max()).fetch_one(c).await;
         let row = match session.link.run(count).await {
             Ok(row) => row,
-            Err(error) => return Err(self.explain_misfit(&mut session.link, MEASURE, &error).await),
+            Err(error) => return Err(self.explain_read(&mut reader, MEASURE, &error).await),
         };
         let backlog = self.read_backlog(outbox, &row).map_err(|misread| misread_error(MEASURE, &misread))?;
         *turn = Some(reader);
@@ -334,6 +336,11 @@ impl Poll {
 
 /// Explaining.
 impl Poll {
+    async fn explain_read(&self, reader: &mut Reader, attempt: &str, error: &sqlx::Error) -> SourceError {
+        let explained = self.explain_misfit(&mut reader.session.link, attempt, error).await;
+        explain_slow(explained, reader.outbox.unindexed.as_ref())
+    }
+
     /// A statement that no longer fits the table is answered with what has become of the table, and with
     /// the SQL that mends it, rather than with what the parser says.
     async fn explain_misfit(&self, link: &mut Link, attempt: &str, error: &sqlx::Error) -> SourceError {

@@ -31,6 +31,8 @@ pub(crate) struct Table {
     pub(crate) floor: Option<i64>,
     /// What people should know of it, though it can be used.
     pub(crate) remarks: Vec<Remark>,
+    /// That of them which explains slow reads.
+    pub(crate) unindexed: Option<Remark>,
     columns: BTreeMap<String, Column>,
 }
 
@@ -118,6 +120,7 @@ impl Table {
             order: None,
             floor: None,
             remarks: Vec::new(),
+            unindexed: None,
             columns: columns(link, oid).await?,
         };
         table.check_columns(outbox)?;
@@ -128,9 +131,10 @@ impl Table {
         let is_partitioned = get::<String>(&row, "kind")? == "p";
         let plan =
             indexes::Plan { table: &table, outbox, is_partitioned, part_columns: get(&row, "part_columns")? };
-        let remarks = [Some(role(&row)?), indexes.check_id(&plan)?, indexes.check_pending(&plan)];
+        let unindexed = indexes.check_pending(&plan);
+        let remarks = [Some(role(&row)?), indexes.check_id(&plan)?, unindexed.clone()];
         let remarks = remarks.into_iter().flatten().collect();
-        Ok(Self { remarks, ..table })
+        Ok(Self { remarks, unindexed, ..table })
     }
 
     /// The same table, of which only what lies above the pipeline's beginning counts.
