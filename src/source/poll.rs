@@ -14,6 +14,7 @@ use super::connection::{
     self, Connector, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, Link, Process, Slot, explain,
 };
 use super::decode::{self, Decoder, Misread};
+use super::floor::Below;
 use super::indexes::explain_slow;
 use super::lease::Lease;
 use super::listener::Listener;
@@ -82,6 +83,8 @@ pub struct Poll {
     writers: Mutex<Writers>,
     leading: AtomicBool,
     first_sight: Mutex<Option<(RowId, Timestamp)>>,
+    /// Where the pipeline begins, as the reader knows it; nothing before it connected.
+    floor: Mutex<Option<Option<i64>>>,
 }
 
 /// A connection and what the outbox looks like over it. Looked up once for each connection, so that
@@ -119,6 +122,7 @@ impl Poll {
             writers: Mutex::default(),
             leading: AtomicBool::new(false),
             first_sight: Mutex::default(),
+            floor: Mutex::default(),
             settings,
         })
     }
@@ -147,8 +151,10 @@ impl Poll {
             self.table(&mut session.link).await?;
         }
         let begun = begun.map_err(|error| explain_slow(error, table.unindexed.as_ref()))?;
-        let table = table.begun(begun);
-        let outbox = Arc::new(Outbox::new(&table, &self.settings.outbox, &self.settings.destination_sql));
+        let table = table.begun(&begun);
+        let mut outbox = Outbox::new(&table, &self.settings.outbox, &self.settings.destination_sql);
+        outbox.floor = begun.floor;
+        let outbox = Arc::new(outbox);
         session.outbox = Some(Arc::clone(&outbox));
         Ok(outbox)
     }
@@ -228,6 +234,8 @@ impl Source for Poll {
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Settled, SourceError> {
         let mut session = self.session(&self.marker).await?;
+        let reads_from = *lock(&self.floor);
+        session.outbox.take_if(|outbox| reads_from.is_some_and(|floor| floor != outbox.begins_above()));
         *lock(&self.marking) = session.link.process.clone();
         let outbox = self.outbox(&mut session).await?;
         let mut settled = Settled::default();
@@ -242,9 +250,14 @@ impl Source for Poll {
     async fn backlog(&self) -> Result<Backlog, SourceError> {
         let mut turn = self.reader.lock().await;
         let mut reader = self.reader_at(&mut turn).await?;
+        if self.is_moved(&mut reader).await? {
+            drop(reader);
+            reader = self.connect_reader().await?;
+        }
         let Reader { session, outbox, .. } = &mut reader;
         let statement = &outbox.backlog;
-        let count = async |c: &mut Wire| sqlx::query(statement.sql()).bind(counted_max()).fetch_one(c).await;
+        let count =
+            async |c: &mut Wire| sqlx::query(statement.sql()).bind(Backlog::counted_max()).fetch_one(c).await;
         let row = match session.link.run(count).await {
             Ok(row) => row,
             Err(error) => return Err(self.explain_read(&mut reader, MEASURE, &error).await),
@@ -282,6 +295,7 @@ impl Poll {
         let abandoned = self.reader_pid.swap(session.link.process.pid, Memory::Relaxed);
         cancel_abandoned(&mut session.link, abandoned).await?;
         let outbox = self.outbox(&mut session).await?;
+        *lock(&self.floor) = Some(outbox.begins_above());
         let columns = &self.settings.outbox.columns;
         let mapped = columns.to_headers.keys().map(|name| Arc::from(name.as_str())).collect();
         let decoder = Decoder::new(outbox.id, columns.headers.clone(), mapped);
@@ -336,6 +350,24 @@ impl Poll {
 
 /// Explaining.
 impl Poll {
+    /// Looks below the beginning, where nobody else does. True if that is elsewhere by now, so that all that is
+    /// known of the outbox is out of date.
+    async fn is_moved(&self, reader: &mut Reader) -> Result<bool, SourceError> {
+        let Some(floor) = &reader.outbox.floor else { return Ok(false) };
+        match floor.look(&mut reader.session.link).await {
+            Ok(Below::Unchanged) => Ok(false),
+            Ok(Below::Appeared(remark)) => {
+                if !reader.remarks.contains(&remark) {
+                    reader.remarks.push(remark);
+                }
+                Ok(false)
+            }
+            Ok(Below::Restarted(error)) => Err(error),
+            Ok(Below::Moved) => Ok(true),
+            Err(error) => Err(self.explain_read(reader, MEASURE, &error).await),
+        }
+    }
+
     async fn explain_read(&self, reader: &mut Reader, attempt: &str, error: &sqlx::Error) -> SourceError {
         let explained = self.explain_misfit(&mut reader.session.link, attempt, error).await;
         explain_slow(explained, reader.outbox.unindexed.as_ref())
@@ -523,10 +555,6 @@ fn bind_ids<'q>(
         Ids::Uuid(ids) => query.bind(ids),
         Ids::Text(ids) => query.bind(ids),
     }
-}
-
-fn counted_max() -> i64 {
-    i64::try_from(Backlog::COUNT_MAX + 1).expect("the limit is small")
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {

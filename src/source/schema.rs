@@ -138,10 +138,10 @@ impl Table {
     }
 
     /// The same table, of which only what lies above the pipeline's beginning counts.
-    pub(crate) fn begun(self, begun: Begun) -> Self {
+    pub(crate) fn begun(self, begun: &Begun) -> Self {
         let mut remarks = self.remarks;
-        remarks.extend(begun.remarks);
-        Self { floor: begun.floor, remarks, ..self }
+        remarks.extend(begun.remarks.iter().cloned());
+        Self { floor: begun.floor.as_ref().map(|floor| floor.position), remarks, ..self }
     }
 
     /// A value that the status column cannot hold would fail once for every row.
