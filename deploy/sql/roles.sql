@@ -4,12 +4,13 @@
 -- the outbox table and the schema of the relay. It may be run again.
 --
 --   psql -v relay=relay -v outbox_schema=outbox -v outbox_table=message \
---        -v mark=update -v mark_column=delivered_at -v state_schema=outbox_relay -f roles.sql DATABASE
+--        -v mark=update -v mark_column=delivered_at -v id_column=id -v state_schema=outbox_relay -f roles.sql DATABASE
 --
 --   relay          the role: made if there is none, with no password (set one with \password)
 --   outbox_schema  and outbox_table: the application's table, as stored
 --   mark           as outbox.mark: update or delete
 --   mark_column    as outbox.mark_column; with mark=delete it is not looked at
+--   id_column      as outbox.columns.id; looked at only with mark=delete
 --   state_schema   as state.schema
 --
 -- What is left out has the value shown above. The role needs no more, whatever the relay is told to do:
@@ -21,6 +22,7 @@
 \if :{?outbox_table} \else \set outbox_table message \endif
 \if :{?mark} \else \set mark update \endif
 \if :{?mark_column} \else \set mark_column delivered_at \endif
+\if :{?id_column} \else \set id_column id \endif
 \if :{?state_schema} \else \set state_schema outbox_relay \endif
 select :'mark' = 'delete' as deletes, current_database() as database \gset
 
@@ -55,6 +57,9 @@ grant usage on schema :"outbox_schema" to :"relay";
 grant select on :"outbox_schema".:"outbox_table" to :"relay";
 \if :deletes
 grant delete on :"outbox_schema".:"outbox_table" to :"relay";
+-- Nothing is updated. But a row that somebody keeps locked is passed over by `for update skip locked`, for which
+-- Postgres wants the right to update a column.
+grant update (:"id_column") on :"outbox_schema".:"outbox_table" to :"relay";
 \else
 grant update (:"mark_column") on :"outbox_schema".:"outbox_table" to :"relay";
 \endif

@@ -71,7 +71,12 @@ impl Connector {
         let connection = made.map_err(|error| explain(CONNECT, &error))?;
         let shared = self.begin.is_some();
         let wire = Wire::new(connection, !shared);
-        let mut link = Link { wire, pid: 0, begin: self.begin.clone(), limit: self.statement_limit };
+        let mut link = Link {
+            wire,
+            process: Process::default(),
+            begin: self.begin.clone(),
+            limit: self.statement_limit,
+        };
         let found = link.ask(CONNECT, async |c| look(c, shared).await).await?;
         if found.recovering {
             return Err(unfit(
@@ -88,7 +93,7 @@ impl Connector {
             ));
         }
         // Behind a pooler the next transaction may be another process's.
-        link.pid = if shared { 0 } else { found.pid };
+        link.process = if shared { Process::default() } else { found.process };
         Ok(link)
     }
 
@@ -111,7 +116,7 @@ const POOLER_HINT: &str = "write database.pooler = \"transaction\", or the url o
 
 /// What a new connection leads to.
 struct Found {
-    pid: i32,
+    process: Process,
     recovering: bool,
     /// Our settings have arrived.
     settled: bool,
@@ -121,8 +126,8 @@ struct Found {
 /// shared, each transaction begins by saying so, and no more than that one may hear of it.
 async fn look(c: &mut Wire, shared: bool) -> Result<Found, sqlx::Error> {
     let sql = include_str!("outbox/session.sql").trim_end();
-    let row = sqlx::query_as::<_, (i32, bool, bool, String)>(sql).bind(shared).fetch_one(c).await?;
-    Ok(Found { pid: row.0, recovering: row.1, settled: row.2 })
+    let row = sqlx::query_as::<_, (i32, String, bool, bool, String)>(sql).bind(shared).fetch_one(c).await?;
+    Ok(Found { process: Process { pid: row.0, started: row.1 }, recovering: row.2, settled: row.3 })
 }
 
 fn identified(url: &config::Secret, pipeline: &str) -> Result<PgConnectOptions, SourceError> {
@@ -174,12 +179,21 @@ fn begin(database: &config::Database) -> String {
     "begin isolation level read committed;\n".to_owned() + &settings.collect::<String>()
 }
 
+/// A process of the server. Its number alone would also be that of whoever gets the number after it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Process {
+    /// 0 for nobody.
+    pub(crate) pid: i32,
+    /// As the server writes it.
+    pub(crate) started: String,
+}
+
 /// An open connection.
 #[derive(Debug)]
 pub(crate) struct Link {
     wire: Wire,
-    /// The server process behind it; 0 if that changes, as no process has that number.
-    pub(crate) pid: i32,
+    /// The server process behind it; nobody if that changes.
+    pub(crate) process: Process,
     begin: Option<Arc<str>>,
     limit: Duration,
 }
@@ -290,6 +304,11 @@ pub(crate) fn is_about_a_row(error: &sqlx::Error) -> bool {
     let Some(code) = sqlstate(error) else { return false };
     let whole_server = ["08", "0A", "25", "26", "28", "40", "42", "53", "54", "55", "57", "58", "XX", "F0"];
     code == INSUFFICIENT_PRIVILEGE || !whole_server.contains(&&code[..2])
+}
+
+/// The server ended a statement of ours because of the time it took.
+pub(crate) fn is_timeout(error: &SourceError) -> bool {
+    error.message.ends_with("(57014)")
 }
 
 /// A prepared statement would now return other types; a new connection prepares it anew.

@@ -1,7 +1,9 @@
 //! The indexes of the application's table: whether its ids tell rows apart, and whether the pending rows
 //! can be found without reading the delivered ones. What else a table needs is not known here.
 
-use super::connection::{Link, unfit};
+use std::sync::Arc;
+
+use super::connection::{self, Link, unfit};
 use super::schema::{ATTEMPT, Table, get, mark_column};
 use super::{Remark, SourceError, mark};
 use crate::config::{self, Mark};
@@ -100,5 +102,16 @@ impl Plan<'_> {
     fn create(&self, what: &str, columns: &[String], pending: &str) -> String {
         let concurrently = if self.is_partitioned { "" } else { " concurrently" };
         format!("create {what}{concurrently} on {} ({}){pending}", self.table.name, columns.join(", "))
+    }
+}
+
+/// A read that took too long, if an index is missing that would have made it quick: it stays so until somebody
+/// makes the index.
+pub(crate) fn explain_slow(error: SourceError, unindexed: Option<&Remark>) -> SourceError {
+    match unindexed.and_then(|remark| Some((&remark.text, remark.hint.as_ref()?))) {
+        Some((text, index)) if connection::is_timeout(&error) => {
+            unfit(format!("{}; {text}", error.message), Arc::clone(index))
+        }
+        Some(_) | None => error,
     }
 }

@@ -174,7 +174,8 @@ fn grants(settings: &PollSettings) -> String {
     let outbox = &settings.outbox;
     let (state, table) = (settings.state.schema.quoted(), outbox.table.quoted());
     let marking = match &outbox.mark {
-        Mark::Delete => "delete".to_owned(),
+        // The latter for `for update skip locked`, which passes over rows that somebody keeps locked.
+        Mark::Delete => format!("delete, update ({})", outbox.columns.id.quoted()),
         Mark::Update(
             MarkColumn::Timestamp(column) | MarkColumn::Boolean(column) | MarkColumn::Status { column, .. },
         ) => format!("update ({})", column.quoted()),

@@ -6,12 +6,14 @@
 
 mod connection;
 mod decode;
+mod floor;
 mod indexes;
 mod lease;
 mod listener;
 mod mark;
 pub mod migrate;
 mod outbox;
+mod page;
 pub mod poll;
 mod schema;
 mod start;
@@ -106,7 +108,7 @@ pub struct Batch<M = Message> {
     pub highest: Option<Position>,
     /// Other transactions that held the lock an insert takes when `highest` was read, or later.
     pub writers: Vec<Writer>,
-    /// What people should know of the outbox; with the first read over each connection.
+    /// What people should know of the outbox; with the first read over each connection, and when it is found.
     pub remarks: Vec<Remark>,
 }
 
@@ -184,6 +186,19 @@ pub struct Backlog {
 impl Backlog {
     /// Counting stops here, so that a large backlog does not make its own measurement slow.
     pub const COUNT_MAX: u64 = 10_000;
+
+    /// What to count up to in SQL: one more, which tells that there are more.
+    fn counted_max() -> i64 {
+        i64::try_from(Self::COUNT_MAX + 1).expect("the limit is small")
+    }
+
+    /// A count of pending rows, for people.
+    fn counted(rows: u64) -> String {
+        match rows > Self::COUNT_MAX {
+            true => format!("more than {} pending rows", Self::COUNT_MAX),
+            false => format!("{rows} pending rows"),
+        }
+    }
 
     /// The count stopped: there are more rows than `pending_rows`.
     #[must_use]

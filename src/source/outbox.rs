@@ -3,6 +3,7 @@
 
 use uuid::Uuid;
 
+use super::floor::Floor;
 use super::mark;
 use super::schema::{Kind, Table};
 use super::statement::{Statement, literal};
@@ -21,6 +22,10 @@ pub(crate) struct Outbox {
     pub(crate) still_pending: Statement,
     pub(crate) backlog: Statement,
     pub(crate) remarks: Vec<Remark>,
+    /// Said of it if reads take too long.
+    pub(crate) unindexed: Option<Remark>,
+    /// What lies below the pipeline's beginning, if not everything is its own.
+    pub(crate) floor: Option<Floor>,
     /// By whether ids and whether lanes or destinations are left out.
     fetch: [[Statement; 2]; 2],
 }
@@ -97,8 +102,15 @@ impl Outbox {
             still_pending: Statement::fill(include_str!("outbox/still_pending.sql"), &marked),
             backlog: backlog_statement(table, outbox, &pending, &id),
             remarks: table.remarks.clone(),
+            unindexed: table.unindexed.clone(),
+            floor: None,
             fetch: [[fetch(false, false), fetch(false, true)], [fetch(true, false), fetch(true, true)]],
         }
+    }
+
+    /// Rows at or below this position are not ours.
+    pub(crate) fn begins_above(&self) -> Option<i64> {
+        self.floor.as_ref().map(|floor| floor.position)
     }
 
     /// The statement for a read: clauses over nothing are left out, so that most reads stay simple.

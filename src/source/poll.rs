@@ -3,18 +3,23 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering as Memory};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::postgres::PgRow;
 use tokio::sync::Mutex as Turns;
 
-use super::connection::{self, Connector, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, Link, Slot, explain};
+use super::connection::{
+    self, Connector, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, Link, Process, Slot, explain,
+};
 use super::decode::{self, Decoder, Misread};
+use super::floor::Below;
+use super::indexes::explain_slow;
 use super::lease::Lease;
 use super::listener::Listener;
 use super::outbox::{Ids, KeyKind, Outbox};
+use super::page::{Flush, Page};
 use super::schema::Table;
 use super::state::{explain_login, explain_state};
 use super::statement::Statement;
@@ -25,7 +30,7 @@ use super::{
     SourceErrorKind, start,
 };
 use crate::config;
-use crate::message::{Position, RowId, RowRef, Timestamp};
+use crate::message::{RowId, RowRef, Timestamp};
 use crate::sink::Destination;
 
 const READ: &str = "could not read the outbox";
@@ -72,12 +77,14 @@ pub struct Poll {
     /// One more if it listens.
     listener: Slot<Listener>,
     /// The marker's server process, which takes locks like a writer.
-    marker_pid: AtomicI32,
+    marking: Mutex<Process>,
     /// The reader's latest.
     reader_pid: AtomicI32,
     writers: Mutex<Writers>,
     leading: AtomicBool,
     first_sight: Mutex<Option<(RowId, Timestamp)>>,
+    /// Where the pipeline begins, as the reader knows it; nothing before it connected.
+    floor: Mutex<Option<Option<i64>>>,
 }
 
 /// A connection and what the outbox looks like over it. Looked up once for each connection, so that
@@ -110,11 +117,12 @@ impl Poll {
             marker: Slot::default(),
             keeper: Slot::default(),
             listener: Slot::default(),
-            marker_pid: AtomicI32::new(0),
+            marking: Mutex::default(),
             reader_pid: AtomicI32::new(0),
             writers: Mutex::default(),
             leading: AtomicBool::new(false),
             first_sight: Mutex::default(),
+            floor: Mutex::default(),
             settings,
         })
     }
@@ -142,8 +150,11 @@ impl Poll {
             // The table changed in the moment since it was looked up: what is wrong with it now?
             self.table(&mut session.link).await?;
         }
-        let table = table.begun(begun?);
-        let outbox = Arc::new(Outbox::new(&table, &self.settings.outbox, &self.settings.destination_sql));
+        let begun = begun.map_err(|error| explain_slow(error, table.unindexed.as_ref()))?;
+        let table = table.begun(&begun);
+        let mut outbox = Outbox::new(&table, &self.settings.outbox, &self.settings.destination_sql);
+        outbox.floor = begun.floor;
+        let outbox = Arc::new(outbox);
         session.outbox = Some(Arc::clone(&outbox));
         Ok(outbox)
     }
@@ -165,7 +176,18 @@ impl Poll {
             .map_err(|error| explain_state(&self.settings, LEASE, &error))?;
         self.leading.store(holder.epoch().is_some(), Memory::Relaxed);
         self.keeper.put(session);
+        if holder.epoch().is_none() {
+            self.stand_by();
+        }
         Ok(holder)
+    }
+
+    /// Closes what only an active relay needs. What is in use this moment is closed at the next occasion.
+    fn stand_by(&self) {
+        if let Ok(mut reader) = self.reader.try_lock() {
+            *reader = None;
+        }
+        drop((self.marker.take(), self.listener.take()));
     }
 }
 
@@ -201,7 +223,7 @@ impl Source for Poll {
         }
         let (batch, insert_lsn) = match read {
             Ok(read) => read,
-            Err(error) => return Err(self.explain_misfit(&mut reader.session.link, READ, &error).await),
+            Err(error) => return Err(self.explain_read(&mut reader, READ, &error).await),
         };
         if let (Flush::Awaited(lsn), false) = (insert_lsn, batch.messages.is_empty()) {
             await_flush(&mut reader.session.link, lsn).await?;
@@ -212,7 +234,9 @@ impl Source for Poll {
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Settled, SourceError> {
         let mut session = self.session(&self.marker).await?;
-        self.marker_pid.store(session.link.pid, Memory::Relaxed);
+        let reads_from = *lock(&self.floor);
+        session.outbox.take_if(|outbox| reads_from.is_some_and(|floor| floor != outbox.begins_above()));
+        *lock(&self.marking) = session.link.process.clone();
         let outbox = self.outbox(&mut session).await?;
         let mut settled = Settled::default();
         for part in settlements.chunks(SETTLE_ROWS_MAX) {
@@ -226,12 +250,17 @@ impl Source for Poll {
     async fn backlog(&self) -> Result<Backlog, SourceError> {
         let mut turn = self.reader.lock().await;
         let mut reader = self.reader_at(&mut turn).await?;
+        if self.is_moved(&mut reader).await? {
+            drop(reader);
+            reader = self.connect_reader().await?;
+        }
         let Reader { session, outbox, .. } = &mut reader;
         let statement = &outbox.backlog;
-        let count = async |c: &mut Wire| sqlx::query(statement.sql()).bind(counted_max()).fetch_one(c).await;
+        let count =
+            async |c: &mut Wire| sqlx::query(statement.sql()).bind(Backlog::counted_max()).fetch_one(c).await;
         let row = match session.link.run(count).await {
             Ok(row) => row,
-            Err(error) => return Err(self.explain_misfit(&mut session.link, MEASURE, &error).await),
+            Err(error) => return Err(self.explain_read(&mut reader, MEASURE, &error).await),
         };
         let backlog = self.read_backlog(outbox, &row).map_err(|misread| misread_error(MEASURE, &misread))?;
         *turn = Some(reader);
@@ -251,13 +280,6 @@ impl Source for Poll {
     }
 }
 
-/// How a read's rows become durable.
-enum Flush {
-    Done,
-    /// Once the WAL is flushed to this position; `None` is unknown, so it has to be forced.
-    Awaited(Option<String>),
-}
-
 /// Reading.
 impl Poll {
     /// The reader, taken out: it is put back by a call that succeeds, and made anew after any other.
@@ -270,11 +292,10 @@ impl Poll {
 
     async fn connect_reader(&self) -> Result<Reader, SourceError> {
         let mut session = self.connect().await?;
-        let abandoned = self.reader_pid.swap(session.link.pid, Memory::Relaxed);
+        let abandoned = self.reader_pid.swap(session.link.process.pid, Memory::Relaxed);
         cancel_abandoned(&mut session.link, abandoned).await?;
-        // The server may be another one, where that process belongs to somebody else.
-        self.marker_pid.store(0, Memory::Relaxed);
         let outbox = self.outbox(&mut session).await?;
+        *lock(&self.floor) = Some(outbox.begins_above());
         let columns = &self.settings.outbox.columns;
         let mapped = columns.to_headers.keys().map(|name| Arc::from(name.as_str())).collect();
         let decoder = Decoder::new(outbox.id, columns.headers.clone(), mapped);
@@ -284,17 +305,17 @@ impl Poll {
 
     async fn read(&self, reader: &mut Reader, fetch: &Fetch) -> Result<(Batch, Flush), sqlx::Error> {
         let Reader { session, outbox, decoder, remarks } = reader;
-        let own = [session.link.pid, self.marker_pid.load(Memory::Relaxed)];
+        let own = [session.link.process.clone(), lock(&self.marking).clone()];
         let sent = session.link.run(async |c| {
             let mut page = Page::new(fetch.rows_max, fetch.bytes_max);
-            let mut rows = self.fetch_query(outbox, fetch, own).fetch(c);
+            let mut rows = self.fetch_query(outbox, fetch, &own).fetch(c);
             while let Some(row) = rows.try_next().await? {
                 page.add(&row, decoder).map_err(|misread| sqlx::Error::Decode(misread.into()))?;
             }
             Ok(page)
         });
         let page = sent.await?;
-        let writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner).seen(&page.writers);
+        let writers = lock(&self.writers).seen(&page.writers);
         let remarks = std::mem::take(remarks);
         let batch =
             Batch { cut: page.cut(), messages: page.messages, highest: page.highest, writers, remarks };
@@ -305,14 +326,14 @@ impl Poll {
         &self,
         outbox: &Outbox,
         fetch: &Fetch,
-        own: [i32; 2],
+        own: &[Process; 2],
     ) -> sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments> {
         let query = sqlx::query(outbox.fetch(fetch).sql())
             .bind(fetch.after.0)
             .bind(to_i64(fetch.rows_max))
             .bind(to_i64(fetch.bytes_max))
             .bind(to_i64(self.settings.outbox.message_bytes_max))
-            .bind(own);
+            .bind(own.each_ref().map(|process| process.pid));
         let query = bind_ids(query, Ids::new(outbox.id, fetch.exclude.iter()));
         let lanes = &fetch.skip.lanes;
         let query = match outbox.key {
@@ -323,11 +344,35 @@ impl Poll {
         query
             .bind(destinations.collect::<Vec<_>>())
             .bind(fetch.skip.destinations.iter().map(Destination::identity).collect::<Vec<_>>())
+            .bind(own.each_ref().map(|process| process.started.clone()))
     }
 }
 
 /// Explaining.
 impl Poll {
+    /// Looks below the beginning, where nobody else does. True if that is elsewhere by now, so that all that is
+    /// known of the outbox is out of date.
+    async fn is_moved(&self, reader: &mut Reader) -> Result<bool, SourceError> {
+        let Some(floor) = &reader.outbox.floor else { return Ok(false) };
+        match floor.look(&mut reader.session.link).await {
+            Ok(Below::Unchanged) => Ok(false),
+            Ok(Below::Appeared(remark)) => {
+                if !reader.remarks.contains(&remark) {
+                    reader.remarks.push(remark);
+                }
+                Ok(false)
+            }
+            Ok(Below::Restarted(error)) => Err(error),
+            Ok(Below::Moved) => Ok(true),
+            Err(error) => Err(self.explain_read(reader, MEASURE, &error).await),
+        }
+    }
+
+    async fn explain_read(&self, reader: &mut Reader, attempt: &str, error: &sqlx::Error) -> SourceError {
+        let explained = self.explain_misfit(&mut reader.session.link, attempt, error).await;
+        explain_slow(explained, reader.outbox.unindexed.as_ref())
+    }
+
     /// A statement that no longer fits the table is answered with what has become of the table, and with
     /// the SQL that mends it, rather than with what the parser says.
     async fn explain_misfit(&self, link: &mut Link, attempt: &str, error: &sqlx::Error) -> SourceError {
@@ -337,64 +382,6 @@ impl Poll {
             return misfit;
         }
         explain(attempt, error)
-    }
-}
-
-/// A batch in the making.
-struct Page {
-    rows_max: usize,
-    bytes_max: u64,
-    messages: Vec<crate::message::Message>,
-    stored: u64,
-    sent: u64,
-    highest: Option<Position>,
-    writers: String,
-    flush: Flush,
-}
-
-impl Page {
-    fn new(rows_max: usize, bytes_max: usize) -> Self {
-        let bytes_max = u64::try_from(bytes_max).unwrap_or(u64::MAX);
-        Self {
-            rows_max,
-            bytes_max,
-            messages: Vec::new(),
-            stored: 0,
-            sent: 0,
-            highest: None,
-            writers: String::new(),
-            flush: Flush::Awaited(None),
-        }
-    }
-
-    fn add(&mut self, row: &PgRow, decoder: &mut Decoder) -> Result<(), Misread> {
-        if decode::bytes(row, 3).is_some() {
-            return self.moment(row);
-        }
-        if self.sent >= self.bytes_max {
-            // Compressed, it was stored within the budget.
-            return Ok(());
-        }
-        let decoded = decoder.row(row)?;
-        self.stored = self.stored.saturating_add(decoded.stored);
-        self.sent = self.sent.saturating_add(decoded.sent);
-        self.messages.push(decoded.message);
-        Ok(())
-    }
-
-    fn moment(&mut self, row: &PgRow) -> Result<(), Misread> {
-        self.highest = decode::bytes(row, 0).map(decode::int).transpose()?.map(Position);
-        self.writers = decode::text(row, 1).unwrap_or_default().to_owned();
-        let durable = decode::bytes(row, 3) == Some(&[1]);
-        self.flush =
-            if durable { Flush::Done } else { Flush::Awaited(decode::text(row, 2).map(str::to_owned)) };
-        Ok(())
-    }
-
-    /// The statement leaves a row out if and only if the rows or the stored bytes are used up, and
-    /// [`add`](Self::add) if the sent bytes are.
-    fn cut(&self) -> bool {
-        self.messages.len() >= self.rows_max || self.stored >= self.bytes_max || self.sent >= self.bytes_max
     }
 }
 
@@ -548,7 +535,7 @@ impl Poll {
 
     /// When the first pending row was first seen: all there is to go by without a creation time.
     fn sighted(&self, first: Option<RowId>, now: Timestamp) -> Option<Timestamp> {
-        let mut sight = self.first_sight.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sight = lock(&self.first_sight);
         *sight = first.map(|id| match sight.take() {
             Some((known, since)) if known == id => (known, since),
             _ => (id, now),
@@ -572,8 +559,8 @@ fn bind_ids<'q>(
     }
 }
 
-fn counted_max() -> i64 {
-    i64::try_from(Backlog::COUNT_MAX + 1).expect("the limit is small")
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn to_i64(count: usize) -> i64 {

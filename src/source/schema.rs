@@ -31,6 +31,8 @@ pub(crate) struct Table {
     pub(crate) floor: Option<i64>,
     /// What people should know of it, though it can be used.
     pub(crate) remarks: Vec<Remark>,
+    /// That of them which explains slow reads.
+    pub(crate) unindexed: Option<Remark>,
     columns: BTreeMap<String, Column>,
 }
 
@@ -118,6 +120,7 @@ impl Table {
             order: None,
             floor: None,
             remarks: Vec::new(),
+            unindexed: None,
             columns: columns(link, oid).await?,
         };
         table.check_columns(outbox)?;
@@ -128,16 +131,17 @@ impl Table {
         let is_partitioned = get::<String>(&row, "kind")? == "p";
         let plan =
             indexes::Plan { table: &table, outbox, is_partitioned, part_columns: get(&row, "part_columns")? };
-        let remarks = [Some(role(&row)?), indexes.check_id(&plan)?, indexes.check_pending(&plan)];
+        let unindexed = indexes.check_pending(&plan);
+        let remarks = [Some(role(&row)?), indexes.check_id(&plan)?, unindexed.clone()];
         let remarks = remarks.into_iter().flatten().collect();
-        Ok(Self { remarks, ..table })
+        Ok(Self { remarks, unindexed, ..table })
     }
 
     /// The same table, of which only what lies above the pipeline's beginning counts.
-    pub(crate) fn begun(self, begun: Begun) -> Self {
+    pub(crate) fn begun(self, begun: &Begun) -> Self {
         let mut remarks = self.remarks;
-        remarks.extend(begun.remarks);
-        Self { floor: begun.floor, remarks, ..self }
+        remarks.extend(begun.remarks.iter().cloned());
+        Self { floor: begun.floor.as_ref().map(|floor| floor.position), remarks, ..self }
     }
 
     /// A value that the status column cannot hold would fail once for every row.
@@ -198,6 +202,11 @@ impl Table {
         match &outbox.mark {
             Mark::Delete if !get::<bool>(row, "deletable")? => {
                 Err(ungranted(self, format!("grant delete on {} to {role}", self.name)))
+            }
+            // Rows that somebody keeps locked are passed over by `for update skip locked`, which wants it.
+            Mark::Delete if !self.columns.values().any(|column| column.writable) => {
+                let id = outbox.columns.id.quoted();
+                Err(ungranted(self, format!("grant update ({id}) on {} to {role}", self.name)))
             }
             Mark::Update(mark) if !self.column(mark_column(mark)).writable => {
                 let column = mark_column(mark).quoted();

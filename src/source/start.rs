@@ -3,11 +3,12 @@
 //! once. When the table is looked at, and what a pending row is, is not known here.
 
 use super::connection::{Link, unfit};
+use super::floor::Floor;
 use super::mark;
 use super::poll::PollSettings;
 use super::schema::Table;
 use super::state::explain_state;
-use super::statement::Statement;
+use super::statement::{Statement, literal};
 use super::{Backlog, Remark, SourceError};
 use crate::config::{ColumnName, Start};
 
@@ -20,9 +21,9 @@ const HISTORY_SECONDS: f64 = 3_600.0;
 /// Where the pipeline began.
 #[derive(Debug)]
 pub(crate) struct Begun {
-    /// Rows at or below this position are not ours.
-    pub(crate) floor: Option<i64>,
-    /// `outbox.start` says something else by now; new rows may be numbered below the floor.
+    /// Rows at or below its position are not ours.
+    pub(crate) floor: Option<Floor>,
+    /// `outbox.start` says something else by now; rows are left out.
     pub(crate) remarks: Vec<Remark>,
 }
 
@@ -46,6 +47,15 @@ struct Known {
     start_after: Option<i64>,
 }
 
+/// Where the pipeline began under another name: another table, or another mark of the same rows.
+#[derive(Debug)]
+struct Elsewhere {
+    outbox: String,
+    /// For people.
+    started: String,
+    left_rows_out: bool,
+}
+
 /// Says where the pipeline began, and lets it begin if it is clear where.
 ///
 /// # Errors
@@ -61,8 +71,13 @@ pub(crate) async fn begin(
         return pipeline.begun(link, known).await;
     }
     let look = pipeline.look(link).await?;
+    let elsewhere = pipeline.elsewhere(link).await?;
     let first = known.and_then(|known| known.first_look_highest).or(look.highest);
-    match pipeline.decide(&look, first) {
+    let decided = match &elsewhere {
+        Some(elsewhere) => pipeline.decide_again(&look, elsewhere),
+        None => pipeline.decide(&look, first),
+    };
+    match decided {
         Ok(start) => pipeline.start(link, first, start).await?,
         Err(question) => {
             pipeline.hold(link, first).await?;
@@ -75,11 +90,11 @@ pub(crate) async fn begin(
 }
 
 /// A pipeline at its table.
-struct Pipeline<'a> {
-    settings: &'a PollSettings,
-    table: &'a Table,
+pub(super) struct Pipeline<'a> {
+    pub(super) settings: &'a PollSettings,
+    pub(super) table: &'a Table,
     /// The table and what marks its rows, as one name.
-    outbox: String,
+    pub(super) outbox: String,
 }
 
 /// Deciding.
@@ -87,16 +102,66 @@ impl Pipeline<'_> {
     /// `first`: the highest position that was pending at the first look of all.
     fn decide(&self, look: &Look, first: Option<i64>) -> Result<Start, SourceError> {
         let is_ordered = self.table.order.is_some();
-        // The oldest come first; without an order those that were not counted may be of any age.
-        let is_history = look.is_history || (look.is_limited() && !is_ordered);
         match self.settings.outbox.start {
-            None if is_history => Err(self.question(look, first)),
+            None if self.is_history(look) => Err(self.question(look, first)),
             None => Ok(Start::All),
             Some(start @ Start::All) => Ok(start),
             Some(start @ Start::Now) if is_ordered || look.pending_rows == 0 => Ok(start),
             Some(start @ Start::After(_)) if is_ordered => Ok(start),
             Some(start @ (Start::Now | Start::After(_))) => Err(self.unordered(start)),
         }
+    }
+
+    /// `outbox.start` was written for the first beginning of this pipeline. Applied to another outbox too,
+    /// `now` would pass over rows that nobody has thought of; only `all` passes over none.
+    fn decide_again(&self, look: &Look, elsewhere: &Elsewhere) -> Result<Start, SourceError> {
+        let leaves_out = elsewhere.left_rows_out || self.settings.outbox.start.is_some();
+        match self.settings.outbox.start {
+            Some(Start::All) => Ok(Start::All),
+            Some(Start::Now | Start::After(_)) | None
+                if look.pending_rows > 0 && (leaves_out || self.is_history(look)) =>
+            {
+                Err(self.question_again(look, elsewhere))
+            }
+            Some(Start::Now | Start::After(_)) | None => Ok(Start::All),
+        }
+    }
+
+    /// The oldest come first; without an order those that were not counted may be of any age.
+    fn is_history(&self, look: &Look) -> bool {
+        look.is_history || (look.is_limited() && self.table.order.is_none())
+    }
+
+    fn question_again(&self, look: &Look, elsewhere: &Elsewhere) -> SourceError {
+        let (mark, table) = (&self.settings.outbox.mark, self.table);
+        let none = match table.order {
+            Some(_) => self.answer("start = 'now', start_after = first_look_highest"),
+            None => mark::everything(mark, table),
+        };
+        unfit(
+            format!(
+                "could not begin by itself: {} holds {}, and the pipeline began on {} at another outbox ({}), which                  is what outbox.start was written for",
+                table.name,
+                look.count(),
+                elsewhere.started,
+                elsewhere.outbox
+            ),
+            format!(
+                "to leave out what was pending at the first look of this one ({}): {none}; to publish all that is                  pending, set outbox.start = \"all\" and restart, or without a restart: {}",
+                self.outbox,
+                self.answer("start = 'all'")
+            ),
+        )
+    }
+
+    /// For a person to run: lets the pipeline begin.
+    fn answer(&self, set: &str) -> String {
+        format!(
+            "update {}.pipeline set {set}, started_at = clock_timestamp() where pipeline = {} and outbox = {}",
+            self.settings.state.schema.quoted(),
+            literal(&self.settings.pipeline.name),
+            literal(&self.outbox)
+        )
     }
 
     fn question(&self, look: &Look, first: Option<i64>) -> SourceError {
@@ -139,25 +204,6 @@ impl Pipeline<'_> {
             "outbox.start = \"{ignored}\" has no effect: the pipeline began on {at} with \"{start}\""
         )))
     }
-
-    /// A sequence that was restarted numbers new rows below the floor, where nobody looks. But the highest
-    /// row is also below it once history is cleaned up, so the row's age decides, if it has one.
-    fn below(&self, floor: i64, highest: i64, is_new: Option<bool>) -> Result<Option<Remark>, SourceError> {
-        let (table, schema) = (&self.table.name, self.settings.state.schema.quoted());
-        let text = format!(
-            "the pipeline began above {floor}, and the highest row of {table} is {highest}: was its sequence \
-             restarted?"
-        );
-        let mend = format!(
-            "if so, to publish what is pending: update {schema}.pipeline set start_after = null where pipeline = '{}'",
-            self.settings.pipeline.name
-        );
-        match is_new {
-            Some(true) => Err(unfit(format!("could not go on: {text}"), mend)),
-            None => Ok(Some(Remark::warning(text, mend))),
-            Some(false) => Ok(None),
-        }
-    }
 }
 
 impl Look {
@@ -166,11 +212,7 @@ impl Look {
     }
 
     fn count(&self) -> String {
-        let (count, more) = match self.is_limited() {
-            true => (Backlog::COUNT_MAX, "more than "),
-            false => (self.pending_rows.unsigned_abs(), ""),
-        };
-        format!("{more}{count} pending rows")
+        Backlog::counted(self.pending_rows.unsigned_abs())
     }
 }
 
@@ -178,7 +220,7 @@ impl Look {
 impl Pipeline<'_> {
     async fn look(&self, link: &mut Link) -> Result<Look, SourceError> {
         let table = self.table;
-        let position = self.value(table.order.as_ref(), "null::bigint");
+        let position = self.position();
         let order = table.order.as_ref().map_or(String::new(), |_| format!("order by {position}"));
         let places = [
             ("table", &*table.name),
@@ -188,8 +230,7 @@ impl Pipeline<'_> {
             ("order", &order),
         ];
         let sql = Statement::fill(include_str!("outbox/start_look.sql"), &places);
-        let count_max = i64::try_from(Backlog::COUNT_MAX + 1).expect("the limit is small");
-        let look = sqlx::query_as(sql.sql()).bind(count_max).bind(HISTORY_SECONDS);
+        let look = sqlx::query_as(sql.sql()).bind(Backlog::counted_max()).bind(HISTORY_SECONDS);
         let (pending_rows, is_history, oldest, highest) =
             link.ask(LOOK, async |c| look.fetch_one(c).await).await?;
         Ok(Look { pending_rows, is_history, oldest, highest })
@@ -206,6 +247,14 @@ impl Pipeline<'_> {
             start,
             start_after,
         }))
+    }
+
+    async fn elsewhere(&self, link: &mut Link) -> Result<Option<Elsewhere>, SourceError> {
+        let sql = self.own(include_str!("outbox/start_elsewhere.sql"));
+        let elsewhere = sqlx::query_as(sql.sql()).bind(&self.settings.pipeline.name).bind(&self.outbox);
+        let elsewhere = link.run(async |c| elsewhere.fetch_optional(c).await).await;
+        let elsewhere = elsewhere.map_err(|error| explain_state(self.settings, STATE, &error))?;
+        Ok(elsewhere.map(|(outbox, started, left_rows_out)| Elsewhere { outbox, started, left_rows_out }))
     }
 
     async fn hold(&self, link: &mut Link, first: Option<i64>) -> Result<(), SourceError> {
@@ -231,32 +280,24 @@ impl Pipeline<'_> {
     async fn begun(&self, link: &mut Link, known: Option<Known>) -> Result<Begun, SourceError> {
         let known = known.ok_or_else(|| unfit(format!("{STATE}: its row is gone"), "restart the relay"))?;
         let mut remarks = Vec::from_iter(self.ignored(&known));
+        let Some(position) = known.start_after.filter(|_| self.table.order.is_some()) else {
+            return Ok(Begun { floor: None, remarks });
+        };
         // A floor that was set above all there was says nothing about the sequence.
-        let reached =
-            known.start_after.filter(|floor| known.first_look_highest.is_some_and(|first| first >= *floor));
-        if let Some(floor) = reached
-            && let Some((highest, is_new)) = self.highest(link).await?
-            && highest < floor
-        {
-            remarks.extend(self.below(floor, highest, is_new)?);
-        }
-        Ok(Begun { floor: known.start_after, remarks })
+        let is_reached = known.first_look_highest.is_some_and(|first| first >= position);
+        let began = known.started.zip(known.start);
+        let began = began.map_or_else(String::new, |(at, start)| format!("on {at} with \"{start}\""));
+        let (floor, left_out) = Floor::find(link, self, position, is_reached, &began).await?;
+        remarks.extend(left_out);
+        Ok(Begun { floor: Some(floor), remarks })
     }
 
-    async fn highest(&self, link: &mut Link) -> Result<Option<(i64, Option<bool>)>, SourceError> {
-        let position = self.value(self.table.order.as_ref(), "null::bigint");
-        let places = [
-            ("schema", &*self.settings.state.schema.quoted()),
-            ("table", &self.table.name),
-            ("position", &position),
-            ("created_at", &self.created_at()),
-        ];
-        let sql = Statement::fill(include_str!("outbox/start_highest.sql"), &places);
-        let highest = sqlx::query_as(sql.sql()).bind(&self.settings.pipeline.name).bind(&self.outbox);
-        link.ask(LOOK, async |c| highest.fetch_optional(c).await).await
+    /// `null` without an order.
+    pub(super) fn position(&self) -> String {
+        self.value(self.table.order.as_ref(), "null::bigint")
     }
 
-    fn created_at(&self) -> String {
+    pub(super) fn created_at(&self) -> String {
         self.value(self.settings.outbox.columns.created_at.as_ref(), "null::timestamptz")
     }
 

@@ -14,7 +14,7 @@
 -- {highest}: highest visible position; {relations}: query for the oids an insert locks
 -- {insert_lsn} {durable}: what is known of the WAL
 -- $1: above this position; $2: rows at most; $3: bytes at most; $4: bytes of one payload at most
--- $5: pids of our own connections; $6: ids left out; $7, $8: keys and destinations of lanes left out
+-- $5, $10: pids of our own connections, and when they started; $6: ids left out; $7, $8: keys and destinations of lanes left out
 -- $9: destinations left out
 with page as (
     select {row}, {payload} as payload, {stored} as stored
@@ -51,7 +51,14 @@ select
             and l.relation in ({relations})
             -- Our marks take the lock too but add no rows, unless a trigger or a rule does.
             and (
-                l.pid is null or l.pid <> all($5::integer [])
+                l.pid is null
+                or not exists (
+                    select 1
+                    from unnest($5::integer [], $10::text []) as own (pid, started)
+                    -- A process that is gone leaves its number to another, who may well be a writer.
+                    cross join lateral pg_catalog.pg_stat_get_activity(own.pid) as a
+                    where own.pid = l.pid and a.backend_start::text = own.started
+                )
                 or exists (
                     select 1 from pg_catalog.pg_class as c
                     where c.oid in ({relations}) and (c.relhastriggers or c.relhasrules)

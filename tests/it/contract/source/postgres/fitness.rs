@@ -1,6 +1,6 @@
 //! Whether a table can be relayed from at all, and what is said of one that can but should not be.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outbox_relay::config::{Mark, Ordering};
 use outbox_relay::source::{Batch, Remark, Source, SourceErrorKind};
@@ -92,6 +92,41 @@ async fn pending_rows_that_no_index_finds_are_warned_about_with_the_index_that_d
         assert_eq!(warning(&fetch(&outbox.source(), everything()).await, SAID), None, "{}", mend(remark));
         outbox.settings.ordering = Ordering::None;
         assert_eq!(warning(&fetch(&outbox.source(), everything()).await, SAID), None);
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_takes_too_long_is_answered_with_the_index_that_is_missing() {
+    let Some(mut outbox) = Outbox::open(default_table()).await else { return };
+    outbox
+        .run(
+            "drop index outbox.message_pending;
+            insert into outbox.message (kind, delivered_at)
+            select 'k', clock_timestamp() from generate_series(1, 400000)",
+        )
+        .await;
+    outbox.settings.database.statement_timeout = Duration::from_millis(20);
+    let begun = outbox.source();
+    let index = slow(async || begun.fetch(everything()).await.err()).await;
+    outbox.settings.outbox.start = None;
+    outbox.run("delete from outbox_relay.pipeline").await;
+    let first = outbox.source();
+    assert_eq!(slow(async || first.fetch(everything()).await.err()).await, index);
+    outbox.run(&index).await;
+    outbox.settings.database.statement_timeout = Duration::from_secs(30);
+    fetch(&outbox.source(), everything()).await;
+}
+
+/// The hint of the read that is too slow; on a busy machine something else may be so before it.
+async fn slow(ask: impl AsyncFn() -> Option<outbox_relay::source::SourceError>) -> String {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let error = ask().await.expect("it takes too long");
+        if error.message.contains("no index finds") {
+            assert_eq!(error.kind, SourceErrorKind::Unfit);
+            return hint(&error).to_owned();
+        }
+        assert!(Instant::now() < deadline, "{error}");
     }
 }
 

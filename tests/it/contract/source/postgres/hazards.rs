@@ -126,6 +126,62 @@ async fn our_own_marks_are_not_writers() {
     marking.await.expect("it ends").expect("the mark is made");
 }
 
+/// A number is given to the next process once its first is gone, and that one may be a writer.
+#[tokio::test]
+async fn a_writer_with_the_number_of_a_marker_that_is_gone_is_named() {
+    let Some(outbox) = Outbox::open(default_table()).await else { return };
+    let source = outbox.source();
+    fetch(&source, everything()).await;
+    let connected = "datname = current_database() and application_name = 'outbox-relay/test'";
+    let mut admin = outbox.database.connect().await;
+    let reader = format!("select pid from pg_stat_activity where {connected}");
+    let reader: i32 =
+        sqlx::query_scalar(AssertSqlSafe(reader)).fetch_one(&mut admin).await.expect("the reader is there");
+    source.settle(Vec::new()).await.expect("the marker is connected");
+    let marker = format!("select pid from pg_stat_activity where {connected} and pid <> {reader}");
+    let marker: i32 =
+        sqlx::query_scalar(AssertSqlSafe(marker)).fetch_one(&mut admin).await.expect("so is the marker");
+    execute(&mut admin, &format!("select pg_terminate_backend({marker}, 10000)")).await;
+
+    let mut writer = outbox.begin().await;
+    outbox.insert(&mut writer, &[row("a", "1")]).await;
+    // Nobody chooses the numbers of processes, so the view says what it would.
+    execute(
+        &mut admin,
+        &format!(
+            "set allow_system_table_mods = on; alter view pg_catalog.pg_locks rename to pg_locks_as_they_are;
+            create view pg_catalog.pg_locks as
+            select locktype, mode, granted, database, relation, virtualtransaction, {marker} as pid
+            from pg_catalog.pg_locks_as_they_are;
+            grant select on pg_catalog.pg_locks to public"
+        ),
+    )
+    .await;
+    assert_eq!(fetch(&source, everything()).await.writers.len(), 1);
+    outbox.rollback(writer).await;
+}
+
+#[tokio::test]
+async fn a_relay_that_lost_its_lease_keeps_one_connection() {
+    let Some(outbox) = Outbox::open(default_table()).await else { return };
+    let (first, second) = (outbox.source(), outbox.source());
+    first.lease().await.expect("the lease can be asked for").epoch().expect("and is free");
+    fetch(&first, everything()).await;
+    first.settle(Vec::new()).await.expect("the marker is connected");
+    first.listen().await.expect("and the listener");
+    let connected = |count: usize| {
+        format!(
+            "select count(*) = {count} from pg_stat_activity
+            where datname = current_database() and application_name = 'outbox-relay/test'"
+        )
+    };
+    outbox.until(&connected(4)).await;
+    outbox.expire_lease().await;
+    second.lease().await.expect("the lease can be asked for").epoch().expect("and has expired");
+    assert_eq!(first.lease().await.expect("it can be asked for").epoch(), None);
+    outbox.until(&connected(2)).await;
+}
+
 impl Outbox {
     /// Every mark waits for the row locks of this transaction, which takes no lock that an insert takes.
     pub(super) async fn blocked(&self) -> PgConnection {
@@ -186,6 +242,19 @@ async fn a_missing_grant_is_said_with_the_sql_that_gives_it() {
     outbox.run(sql).await;
     fetch(&outbox.source(), everything()).await;
     outbox.source().lease().await.expect("the lease can be asked for").epoch().expect("and is free");
+    outbox.drop_role(&role).await;
+}
+
+#[tokio::test]
+async fn rows_that_are_deleted_want_the_grant_that_passes_over_locked_ones() {
+    let Some(mut outbox) = Outbox::open(default_table()).await else { return };
+    outbox.settings.outbox.mark = Mark::Delete;
+    let all = "grant usage on schema outbox to R; grant select, delete on outbox.message to R";
+    let role = outbox.as_role(&format!("{all}; {STATE_GRANTS}")).await;
+    let error = misfit(&outbox).await;
+    assert!(hint(&error).contains("grant update (\"id\") on outbox.message to"), "{}", hint(&error));
+    outbox.run(hint(&error)).await;
+    fetch(&outbox.source(), everything()).await;
     outbox.drop_role(&role).await;
 }
 

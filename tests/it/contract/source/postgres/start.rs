@@ -213,3 +213,111 @@ async fn a_beginning_above_all_there_is_waits_for_it() {
     insert(&outbox, &[row("a", "5")]).await;
     assert_eq!(outbox.now().await, ["5"]);
 }
+
+#[tokio::test]
+async fn a_beginning_is_not_applied_to_another_outbox_it_was_not_written_for() {
+    for (start, answer, published) in [
+        (Some(Start::Now), "start = 'all'", 4),
+        (Some(Start::Now), "start = 'now'", 1),
+        (Some(Start::After(4)), "start = 'all'", 4),
+        (None, "start = 'all'", 4),
+    ] {
+        let Some(mut outbox) = Outbox::with_history(1).await else { return };
+        outbox.settings.outbox.start = start.or(Some(Start::Now));
+        assert!(outbox.now().await.is_empty());
+        insert(&outbox, &[row("a", "2"), row("a", "3")]).await;
+        outbox.settings.outbox.start = start;
+        outbox.run("alter table outbox.message rename column delivered_at to sent_at").await;
+        outbox.settings.outbox.mark = Mark::Update(MarkColumn::Timestamp(column("sent_at")));
+        let error = misfit(&outbox).await;
+        assert!(error.message.contains("3 pending rows"), "{error}");
+        // Written while the answer was thought over.
+        insert(&outbox, &[row("a", "4")]).await;
+        misfit(&outbox).await;
+        let update = hint(&error).split(": ").find(|part| part.contains(answer)).expect("it is an answer");
+        outbox.run(update.split(';').next().expect("a statement")).await;
+        assert_eq!(outbox.now().await.len(), published, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn all_is_taken_at_its_word_for_another_outbox_too() {
+    let Some(mut outbox) = Outbox::with_history(2).await else { return };
+    outbox.settings.outbox.start = Some(Start::Now);
+    assert!(outbox.now().await.is_empty());
+    outbox.run("alter table outbox.message rename column delivered_at to sent_at").await;
+    outbox.settings.outbox.mark = Mark::Update(MarkColumn::Timestamp(column("sent_at")));
+    outbox.settings.outbox.start = Some(Start::All);
+    assert_eq!(outbox.now().await, ["1", "2"]);
+}
+
+#[tokio::test]
+async fn rows_that_are_left_out_are_said_with_their_number_and_what_publishes_them() {
+    let Some(mut outbox) = Outbox::with_history(3).await else { return };
+    outbox.settings.outbox.start = Some(Start::Now);
+    let remarks = fetch(&outbox.source(), everything()).await.remarks;
+    let said = remarks.iter().find(|remark| remark.text.contains("3 pending rows of outbox.message up to 3"));
+    let mend = said.and_then(|remark| remark.hint.as_deref()).unwrap_or_else(|| panic!("{remarks:?}"));
+    outbox.run(mend.rsplit_once(": ").expect("the statement comes last").1).await;
+    assert_eq!(outbox.now().await, ["1", "2", "3"]);
+    let remarks = fetch(&outbox.source(), everything()).await.remarks;
+    assert!(!remarks.iter().any(|remark| remark.text.contains("left out")), "{remarks:?}");
+}
+
+#[tokio::test]
+async fn a_sequence_restarted_while_running_is_noticed_and_so_is_its_mending() {
+    let renumber = [
+        "truncate outbox.message restart identity",
+        "delete from outbox.message where id < 8; alter table outbox.message alter id restart",
+        "delete from outbox.message where id > 3; alter table outbox.message alter id restart with 4",
+    ];
+    for sql in renumber {
+        let Some(mut outbox) = Outbox::with_history(9).await else { return };
+        outbox.settings.outbox.start = Some(Start::Now);
+        let source = outbox.source();
+        assert!(fetch(&source, everything()).await.messages.is_empty());
+        source.settle(Vec::new()).await.expect("the marker is connected");
+        assert_eq!(source.backlog().await.expect("it can be measured").pending_rows, 0);
+        outbox.run(sql).await;
+        insert(&outbox, &[row("b", "new"), row("b", "new")]).await;
+
+        let error = source.backlog().await.expect_err("rows wait unseen");
+        assert!(error.message.contains("sequence"), "{error}");
+        assert_eq!(source.fetch(everything()).await.expect_err("and still do").kind, SourceErrorKind::Unfit);
+        outbox.run(hint(&error).split_once(": ").expect("the statement comes last").1).await;
+        let batch = fetch(&source, everything()).await;
+        assert_eq!(payloads(&batch.messages).iter().filter(|payload| *payload == "new").count(), 2, "{sql}");
+        source.settle(delivered(&batch.messages)).await.expect("they can be marked");
+        assert_eq!(outbox.pending().await, 0, "the marker knows of it too");
+    }
+}
+
+#[tokio::test]
+async fn rows_of_no_known_age_that_appear_below_the_beginning_are_said_and_can_be_let_in() {
+    let Some(mut outbox) = Outbox::with_history(5).await else { return };
+    outbox.settings.outbox.start = Some(Start::Now);
+    outbox.settings.outbox.columns.created_at = None;
+    let source = outbox.source();
+    fetch(&source, everything()).await;
+    outbox.run("truncate outbox.message restart identity").await;
+    source.backlog().await.expect("it can be measured");
+    assert!(fetch(&source, everything()).await.remarks.is_empty(), "history only became less");
+    insert(&outbox, &[row("a", "1")]).await;
+    source.backlog().await.expect("what has no known age stops nobody");
+    let remarks = fetch(&source, everything()).await.remarks;
+    let said = remarks.iter().find(|remark| remark.text.contains("sequence"));
+    let mend = said.and_then(|remark| remark.hint.as_deref()).unwrap_or_else(|| panic!("{remarks:?}"));
+    outbox.run(mend.split_once(": ").expect("the statement comes last").1).await;
+    assert_eq!(source.backlog().await.expect("it can be measured").pending_rows, 1);
+    assert_eq!(payloads(&fetch(&source, everything()).await.messages), ["1"]);
+}
+
+#[tokio::test]
+async fn history_written_by_a_clock_that_is_ahead_is_still_history() {
+    let Some(mut outbox) = Outbox::with_history(5).await else { return };
+    outbox.run("update outbox.message set created_at = clock_timestamp() + interval '3 hours'").await;
+    outbox.settings.outbox.start = Some(Start::Now);
+    let source = outbox.source();
+    assert!(fetch(&source, everything()).await.messages.is_empty());
+    assert_eq!(source.backlog().await.expect("it can be measured").pending_rows, 0);
+}
