@@ -4,7 +4,8 @@
 -- the outbox table and the schema of the relay. It may be run again.
 --
 --   psql -v relay=relay -v outbox_schema=outbox -v outbox_table=message \
---        -v mark=update -v mark_column=delivered_at -v id_column=id -v state_schema=outbox_relay -f roles.sql DATABASE
+--        -v mark=update -v mark_column=delivered_at -v id_column=id -v state_schema=outbox_relay \
+--        -v connections=50 -f roles.sql DATABASE
 --
 --   relay          the role: made if there is none, with no password (set one with \password)
 --   outbox_schema  and outbox_table: the application's table, as stored
@@ -12,6 +13,7 @@
 --   mark_column    as outbox.mark_column; with mark=delete it is not looked at
 --   id_column      as outbox.columns.id; looked at only with mark=delete
 --   state_schema   as state.schema
+--   connections    how many the role may hold at once; docs/operations.md says how many it takes
 --
 -- What is left out has the value shown above. The role needs no more, whatever the relay is told to do:
 -- the tables are made by `outbox-relay migrate`, which is run by their owner.
@@ -24,6 +26,7 @@
 \if :{?mark_column} \else \set mark_column delivered_at \endif
 \if :{?id_column} \else \set id_column id \endif
 \if :{?state_schema} \else \set state_schema outbox_relay \endif
+\if :{?connections} \else \set connections 50 \endif
 select :'mark' = 'delete' as deletes, current_database() as database \gset
 
 begin;
@@ -40,9 +43,9 @@ select exists (
     \warn the role may do more than these grants: alter role it nosuperuser nocreatedb nocreaterole noreplication
 \endif
 
--- An active relay has three connections and one that stands by has one. In a rolling deployment both are
--- there, and a connection that was cut may outlive its successor's beginning.
-alter role :"relay" connection limit 12;
+-- So that a relay gone wrong does not take the connections of the application. Relays that need more than
+-- this wait for one another, and a standby that gets none does not take over.
+alter role :"relay" connection limit :connections;
 
 -- The relay sets these itself on every connection. Here they also bind whoever else logs in as the role.
 alter role :"relay" set statement_timeout = '30s';

@@ -49,6 +49,18 @@ fn follow(page: &Page, target: &str, pages: &[Page]) -> Result<(), String> {
     if headings.contains(anchor) { Ok(()) } else { Err("no such heading".into()) }
 }
 
+#[test]
+fn the_index_lists_every_page_of_the_documentation() {
+    let docs = root().join("docs");
+    let pages = pages();
+    let index = pages.iter().find(|page| page.path == docs.join("README.md")).expect("there is an index");
+    let listed: BTreeSet<PathBuf> = index.links().map(|link| index.beside(&link.target)).collect();
+    let all =
+        pages.iter().map(|page| &page.path).filter(|path| path.starts_with(&docs) && **path != index.path);
+    let missing: Vec<String> = all.filter(|path| !listed.contains(*path)).map(|path| name(path)).collect();
+    assert_none(&missing, "pages that docs/README.md does not list:");
+}
+
 /// The modules of this very binary, as `main.rs` has them.
 fn test_modules() -> Vec<String> {
     let main = fs::read_to_string(root().join("tests/it/main.rs")).expect("this binary has one");

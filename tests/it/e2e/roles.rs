@@ -120,7 +120,7 @@ async fn the_role_of_the_script_relays_and_may_do_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_script_takes_names_that_need_quotes() {
+async fn the_script_takes_names_that_need_quotes_and_a_limit_of_connections() {
     if Services::find("quoted roles").is_none() {
         return;
     }
@@ -138,9 +138,11 @@ async fn the_script_takes_names_that_need_quotes() {
         "outbox_table=Out\"Box",
         "mark_column=Done?",
         "state_schema=Re lay",
+        "connections=7",
     ];
     run_script(&database, &variables);
     let may = r#"select has_column_privilege('The "Relay"', '"App''s"."Out""Box"', 'Done?', 'update')
-        and has_table_privilege('The "Relay"', '"Re lay".lease', 'insert')"#;
+        and has_table_privilege('The "Relay"', '"Re lay".lease', 'insert')
+        and (select rolconnlimit = 7 from pg_roles where rolname = 'The "Relay"')"#;
     assert!(database.one::<bool>(may).await);
 }
