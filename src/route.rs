@@ -87,11 +87,12 @@ impl Route {
         ways.filter_map(|way| destination::fixed(&way.target)).collect()
     }
 
-    /// The destination's [identity](Destination::identity) as an SQL expression of type text, equal
-    /// byte for byte to what [`apply`](Self::apply) computes and NULL where that finds no value.
+    /// The [identity](Destination::identity) of the destination's [scope](Destination::scope) as an SQL
+    /// expression of type text, equal byte for byte to what [`apply`](Self::apply) computes for the lane
+    /// and NULL where that finds no value.
     /// `column` gives the SQL of a place of a template as text: `o."kind"::text`.
-    pub fn destination_sql(&self, column: impl Fn(&str) -> String) -> String {
-        destination::sql(&self.rules, &self.rest, column)
+    pub fn scope_sql(&self, column: impl Fn(&str) -> String) -> String {
+        destination::scope_sql(&self.rules, &self.rest, column)
     }
 
     /// Takes the message apart; its bytes are shared with the record, and copied only by a format that
@@ -116,7 +117,7 @@ impl Route {
             config::Ordering::Key => message
                 .key
                 .clone()
-                .map(|key| LaneKey { destination: found.map(|found| found.destination.clone()), key }),
+                .map(|key| LaneKey { scope: found.map(|found| found.destination.scope()), key }),
         }
     }
 

@@ -226,14 +226,14 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-/// What the source needs of the configuration, with the route's destination as SQL.
+/// What the source needs of the configuration, with the route's scope as SQL.
 ///
 /// # Errors
 /// Everything wrong with the route.
 fn source_settings(config: &Config) -> Result<(PollSettings, Route), Failed> {
     let route = Route::new(&config.route, &config.outbox, config.delivery.ordering)
         .map_err(|problems| Failed { exit: Exit::Config, text: problems.join("\n") })?;
-    let destination_sql = destination_sql(&route, &config.outbox.columns);
+    let scope_sql = scope_sql(&route, &config.outbox.columns);
     let settings = PollSettings {
         pipeline: config.pipeline.clone(),
         database: config.database.clone(),
@@ -241,15 +241,15 @@ fn source_settings(config: &Config) -> Result<(PollSettings, Route), Failed> {
         outbox: config.outbox.clone(),
         lease: config.lease.clone(),
         ordering: config.delivery.ordering,
-        destination_sql,
+        scope_sql,
     };
     Ok((settings, route))
 }
 
-/// The destination of a row of the table `o`, as SQL.
+/// The scope of a row of the table `o`, as SQL.
 #[must_use]
-pub fn destination_sql(route: &Route, columns: &config::Columns) -> String {
-    route.destination_sql(|place| {
+pub fn scope_sql(route: &Route, columns: &config::Columns) -> String {
+    route.scope_sql(|place| {
         let column = match place {
             "id" => Some(&columns.id),
             "destination" => columns.destination.as_ref(),

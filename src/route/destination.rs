@@ -16,7 +16,8 @@ pub(super) const KEPT_MAX: usize = 10_000;
 /// Characters of a bad name that a reason shows.
 const SHOWN_MAX: usize = 64;
 
-/// A destination as rendered, and why no record may go there.
+/// A destination as rendered, and why no record may go there. Its scope can be relied on even so: a
+/// routing key that a row has no value for is left empty.
 pub(super) struct Found {
     pub(super) destination: Destination,
     pub(super) verdict: Result<(), Failure>,
@@ -39,37 +40,46 @@ impl Destinations {
         Self { allow, kept: HashMap::new(), rendered: String::new() }
     }
 
-    /// The destination that `target` means for this row, or why it means none.
+    /// The destination that `target` means for this row, or why it has not even a scope.
     pub(super) fn find(&mut self, target: &Target, row: Row<'_>) -> Result<Found, Failure> {
-        let routing_key_at = self.render(target, row)?;
+        self.rendered.clear();
+        match target {
+            Target::Topic(topic) => {
+                self.render("topic", topic, row)?;
+                Ok(self.known(None))
+            }
+            Target::Exchange { exchange, routing_key } => {
+                self.render("exchange", exchange, row)?;
+                self.rendered.push(Destination::SEPARATOR);
+                let at = self.rendered.len();
+                Ok(match self.render("routing key", routing_key, row) {
+                    Ok(()) => self.known(Some(at)),
+                    Err(failure) => self.without_routing_key(at, failure),
+                })
+            }
+        }
+    }
+
+    fn render(&mut self, what: &str, template: &Template, row: Row<'_>) -> Result<(), Failure> {
+        row.fill(&mut self.rendered, template).map_err(|why| unfilled(what, &why))
+    }
+
+    /// The destination of what is rendered, in which the routing key begins there.
+    fn known(&mut self, routing_key_at: Option<usize>) -> Found {
         if let Some(kept) = self.kept.get(self.rendered.as_str()) {
-            return Ok(Found { destination: kept.clone(), verdict: Ok(()) });
+            return Found { destination: kept.clone(), verdict: Ok(()) };
         }
         let destination = self.made(routing_key_at);
         let verdict = check(&destination).and_then(|()| self.allowed(&destination));
         if verdict.is_ok() && self.kept.len() < KEPT_MAX {
             self.kept.insert(self.rendered.as_str().into(), destination.clone());
         }
-        Ok(Found { destination, verdict })
+        Found { destination, verdict }
     }
 
-    /// Leaves the identity in `rendered` and says where in it the routing key begins.
-    fn render(&mut self, target: &Target, row: Row<'_>) -> Result<Option<usize>, Failure> {
-        let text = &mut self.rendered;
-        text.clear();
-        match target {
-            Target::Topic(topic) => {
-                row.fill(text, topic).map_err(|why| unfilled("topic", &why))?;
-                Ok(None)
-            }
-            Target::Exchange { exchange, routing_key } => {
-                row.fill(text, exchange).map_err(|why| unfilled("exchange", &why))?;
-                text.push(Destination::SEPARATOR);
-                let at = text.len();
-                row.fill(text, routing_key).map_err(|why| unfilled("routing key", &why))?;
-                Ok(Some(at))
-            }
-        }
+    fn without_routing_key(&mut self, at: usize, failure: Failure) -> Found {
+        self.rendered.truncate(at);
+        Found { destination: self.made(Some(at)), verdict: Err(failure) }
     }
 
     fn made(&self, routing_key_at: Option<usize>) -> Destination {
@@ -160,9 +170,9 @@ pub(super) fn fixed(target: &Target) -> Option<Destination> {
     }
 }
 
-/// The identity of a row's destination as an SQL expression; NULL where [`Destinations::find`] finds no
+/// The identity of the scope of a row's destination as an SQL expression; NULL where [`Destinations::find`] finds no
 /// value. `column` gives the SQL of a place as text.
-pub(super) fn sql(rules: &[Rule], rest: &Way, column: impl Fn(&str) -> String) -> String {
+pub(super) fn scope_sql(rules: &[Rule], rest: &Way, column: impl Fn(&str) -> String) -> String {
     let rest = target_sql(&rest.target, &column);
     if rules.is_empty() {
         return rest;
@@ -185,9 +195,8 @@ fn target_sql(target: &Target, column: &impl Fn(&str) -> String) -> String {
     let sql = |template: &Template| template.sql(column);
     match target {
         Target::Topic(topic) => sql(topic),
-        Target::Exchange { exchange, routing_key } => {
-            let separator = u32::from(Destination::SEPARATOR);
-            format!("({} || chr({separator}) || {})", sql(exchange), sql(routing_key))
+        Target::Exchange { exchange, routing_key: _ } => {
+            format!("({} || chr({}))", sql(exchange), u32::from(Destination::SEPARATOR))
         }
     }
 }

@@ -53,8 +53,9 @@ pub struct PollSettings {
     pub outbox: config::Outbox,
     pub lease: config::Lease,
     pub ordering: config::Ordering,
-    /// An SQL expression over the outbox row `o`: the destination's name as text, or NULL.
-    pub destination_sql: String,
+    /// An SQL expression over the outbox row `o`: the [identity](Destination::identity) of its scope as text,
+    /// or NULL.
+    pub scope_sql: String,
 }
 
 /// The outbox of one pipeline, polled.
@@ -143,7 +144,7 @@ impl Poll {
             self.table(&mut session.link).await?;
         }
         let table = table.begun(begun?);
-        let outbox = Arc::new(Outbox::new(&table, &self.settings.outbox, &self.settings.destination_sql));
+        let outbox = Arc::new(Outbox::new(&table, &self.settings.outbox, &self.settings.scope_sql));
         session.outbox = Some(Arc::clone(&outbox));
         Ok(outbox)
     }
@@ -319,10 +320,10 @@ impl Poll {
             KeyKind::Bytes => query.bind(lanes.iter().map(|lane| lane.key.to_vec()).collect::<Vec<_>>()),
             KeyKind::Text => query.bind(lanes.iter().map(|lane| utf8(&lane.key)).collect::<Vec<_>>()),
         };
-        let destinations = lanes.iter().map(|lane| lane.destination.as_ref().map(Destination::identity));
+        let scopes = lanes.iter().map(|lane| lane.scope.as_ref().map(Destination::identity));
         query
-            .bind(destinations.collect::<Vec<_>>())
-            .bind(fetch.skip.destinations.iter().map(Destination::identity).collect::<Vec<_>>())
+            .bind(scopes.collect::<Vec<_>>())
+            .bind(fetch.skip.scopes.iter().map(Destination::identity).collect::<Vec<_>>())
     }
 }
 

@@ -141,8 +141,8 @@ proptest! {
             match &routed.content {
                 Ok(record) => {
                     prop_assert!(is_within_limits(record), "{:?}", record);
-                    let lane = routed.lane.as_ref().map(|lane| lane.destination.as_ref());
-                    prop_assert!(lane.is_none_or(|destination| destination == Some(&record.destination)));
+                    let lane = routed.lane.as_ref().map(|lane| lane.scope.as_ref());
+                    prop_assert!(lane.is_none_or(|scope| scope == Some(&record.destination.scope())));
                 }
                 Err(failure) => {
                     prop_assert_eq!(failure.fault, Fault::Permanent);

@@ -54,10 +54,10 @@ fn a_rule_has_its_own_word_on_what_nobody_takes() {
 fn rules_in_sql_are_cases() {
     let mut config = to_exchange("events", "{kind}");
     config.when = vec![rule(&[("kind", "it's_*"), ("key", "a")], exchange("c", ""))];
-    let sql = made(&config).destination_sql(|name| format!("o.{name}"));
+    let sql = made(&config).scope_sql(|name| format!("o.{name}"));
     assert_eq!(
         sql,
-        r#"(case when (o.kind) collate "C" like 'it''s\_%' escape '\' and (o.key) collate "C" like 'a' escape '\' then (('c'::text) || chr(31) || (''::text)) else (('events'::text) || chr(31) || (o.kind)) end)"#
+        r#"(case when (o.kind) collate "C" like 'it''s\_%' escape '\' and (o.key) collate "C" like 'a' escape '\' then (('c'::text) || chr(31)) else (('events'::text) || chr(31)) end)"#
     );
 }
 
