@@ -13,6 +13,7 @@ use crate::message::{Message, Payload, RowRef, Timestamp};
 use crate::sink::{Destination, ErrorType, Failure, Fault, Record};
 use crate::source::LaneKey;
 
+mod allow;
 mod destination;
 mod format;
 mod glob;
@@ -22,6 +23,7 @@ mod problems;
 mod row;
 mod template;
 
+pub use allow::Allowed;
 pub use glob::Glob;
 pub(crate) use headers::{CONTENT_TYPE, CORRELATION_ID, REPLY_TO};
 pub use headers::{HEADER_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_MAX};

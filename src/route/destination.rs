@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::allow::Allowed;
 use super::glob::Glob;
 use super::name;
 use super::row::{Row, Unfilled};
@@ -27,7 +28,7 @@ pub(super) struct Found {
 #[derive(Debug, Clone)]
 pub(super) struct Destinations {
     /// Those a row may reach; empty: all that are valid.
-    allow: Vec<Glob>,
+    allow: Vec<Allowed>,
     /// Valid ones seen so far by their identity, so that equal ones share one allocation and one
     /// validation.
     kept: HashMap<Box<str>, Destination>,
@@ -36,7 +37,7 @@ pub(super) struct Destinations {
 }
 
 impl Destinations {
-    pub(super) fn new(allow: Vec<Glob>) -> Self {
+    pub(super) fn new(allow: Vec<Allowed>) -> Self {
         Self { allow, kept: HashMap::new(), rendered: String::new() }
     }
 
@@ -103,27 +104,18 @@ impl Destinations {
     }
 }
 
-/// A pattern with a colon is about `exchange:routing_key`, one without about the exchange or topic.
-pub(super) fn is_allowed(allow: &[Glob], destination: &Destination) -> bool {
-    let covers = |glob: &Glob| match destination {
-        Destination::Exchange { .. } if glob.has_colon() => glob.matches(destination.to_string().as_bytes()),
-        Destination::Exchange { .. } | Destination::Topic(_) => glob.matches(destination.name().as_bytes()),
-    };
-    allow.is_empty() || allow.iter().any(covers)
+pub(super) fn is_allowed(allow: &[Allowed], destination: &Destination) -> bool {
+    allow.is_empty() || allow.iter().any(|allowed| allowed.covers(destination))
 }
 
 /// Whether any row of this way may go where it leads. What rows decide is left to them.
-pub(super) fn is_allowed_to_some(allow: &[Glob], target: &Target) -> bool {
+pub(super) fn is_allowed_to_some(allow: &[Allowed], target: &Target) -> bool {
     if let Some(destination) = fixed(target) {
         return is_allowed(allow, &destination);
     }
     let Target::Exchange { exchange, .. } = target else { return true };
     let Some(exchange) = exchange.literal() else { return true };
-    let prefix = format!("{exchange}:");
-    let covers = |glob: &Glob| {
-        glob.matches(exchange.as_bytes()) || glob.has_colon() && glob.could_match(prefix.as_bytes())
-    };
-    allow.is_empty() || allow.iter().any(covers)
+    allow.is_empty() || allow.iter().any(|allowed| allowed.covers_some_of(exchange))
 }
 
 fn check(destination: &Destination) -> Result<(), Failure> {

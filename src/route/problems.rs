@@ -147,6 +147,12 @@ impl Finder<'_> {
 
     /// A name that nobody but the configuration chose would only show at the first row.
     fn allow(&mut self, route: &Route) {
+        if matches!(route.rest.target, Target::Topic(_)) {
+            for allowed in route.allow.iter().filter(|allowed| allowed.has_routing_key()) {
+                let problem = format!("has \"{allowed}\", and a topic has no routing key");
+                self.report("route.allow".to_owned(), problem, "write the topic alone");
+            }
+        }
         let ways = std::iter::once(("route".to_owned(), &route.rest));
         let rules = route.when.iter().enumerate();
         let ways = ways.chain(rules.map(|(i, rule)| (format!("route.when[{i}]"), &rule.way)));

@@ -594,7 +594,7 @@ fn problems_to_exchange(text: &str) -> Vec<(String, String)> {
 #[test]
 fn a_route_to_exchanges_names_one_that_is_not_the_default() {
     assert_eq!(problems_to_exchange("[route]\nexchange = \"events\""), []);
-    assert_eq!(problems_to_exchange("[route]\nexchange = \"events\"\nallow = [\"events:*\"]"), []);
+    assert_eq!(problems_to_exchange("[route]\nexchange = \"events\"\nallow = [\"events -> *\"]"), []);
     assert_eq!(problems_to_exchange("[route]\nexchange = \"{destination}\"\nrouting_key = \"\""), []);
     for (text, key, part) in [
         ("", "route.exchange", "is missing with sink.type = \"rabbitmq\""),
@@ -602,7 +602,7 @@ fn a_route_to_exchanges_names_one_that_is_not_the_default() {
         ("[route]\nexchange = \"e\"\nrouting_key = \"a\\tb\"", "route.routing_key", "control character"),
         ("[route]\nexchange = \"e\"\non_unroutable = \"drop\"", "route.on_unroutable", "write \"block\" or"),
         ("[route]\nexchange = \"e\"\nallow = [\"commands\"]", "route.exchange", "route.allow"),
-        ("[route]\nexchange = \"e\"\nallow = [\"c:*\"]", "route.exchange", "route.allow"),
+        ("[route]\nexchange = \"e\"\nallow = [\"c -> *\"]", "route.exchange", "route.allow"),
     ] {
         let problems = problems_to_exchange(text);
         let [(its_key, problem)] = problems.as_slice() else { panic!("{text}: {problems:?}") };
@@ -667,6 +667,11 @@ fn a_rule_is_told_what_is_wrong_with_it() {
             "[route]\nallow = [\"b\"]\n[[route.when]]\nkind = \"a\"\ntopic = \"a\"",
             "route.when[0].topic",
             "route.allow",
+        ),
+        (
+            "[route]\nallow = [\"*\", \"a -> b\"]\n[[route.when]]\nkind = \"a\"",
+            "route.allow",
+            "a topic has no routing key",
         ),
         ("[route]\nwhen = \"kind\"", "route.when", "write [[route.when]]"),
     ] {
