@@ -592,6 +592,18 @@ fn problems_to_exchange(text: &str) -> Vec<(String, String)> {
 }
 
 #[test]
+fn a_column_is_not_mapped_to_a_header_that_rabbitmq_takes_for_an_order() {
+    for name in ["CC", "bcc", "user_id", "expiration", "x-match", "X-Delay"] {
+        let mapped = format!("[outbox.header_columns]\n{name} = \"kind\"");
+        let problems = problems_to_exchange(&format!("{mapped}\n[route]\nexchange = \"events\""));
+        let [(key, problem)] = problems.as_slice() else { panic!("{name}: {problems:?}") };
+        assert!(key == &format!("outbox.header_columns.{name}") && problem.contains("reserved"), "{problem}");
+        // Kafka knows no such headers.
+        Given::minimal_and(&mapped).config();
+    }
+}
+
+#[test]
 fn a_route_to_exchanges_names_one_that_is_not_the_default() {
     assert_eq!(problems_to_exchange("[route]\nexchange = \"events\""), []);
     assert_eq!(problems_to_exchange("[route]\nexchange = \"events\"\nallow = [\"events -> *\"]"), []);
