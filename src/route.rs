@@ -4,6 +4,7 @@
 //! about delivery: a row that cannot become a record is handed on with the reason. What a record holds
 //! is documented to the byte in `docs/record.md`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -95,6 +96,12 @@ impl Route {
     /// `column` gives the SQL of a place of a template as text: `o."kind"::text`.
     pub fn scope_sql(&self, column: impl Fn(&str) -> String) -> String {
         destination::scope_sql(&self.rules, &self.rest, column)
+    }
+
+    /// The places that [`scope_sql`](Self::scope_sql) asks for.
+    #[must_use]
+    pub fn scope_places(&self) -> BTreeSet<&str> {
+        destination::scope_places(&self.rules, &self.rest)
     }
 
     /// Takes the message apart; its bytes are shared with the record, and copied only by a format that

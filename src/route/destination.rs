@@ -1,13 +1,13 @@
 //! Where a row goes: names are made of its values, checked, and kept for the next row.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::allow::Allowed;
 use super::glob::Glob;
 use super::name;
 use super::row::{Row, Unfilled};
-use super::template::Template;
+use super::template::{Part, Template};
 use crate::config::{Rule, Target, Way};
 use crate::sink::{Destination, Failure, printable};
 
@@ -173,6 +173,20 @@ pub(super) fn scope_sql(rules: &[Rule], rest: &Way, column: impl Fn(&str) -> Str
     format!("(case {} else {rest} end)", whens.join(" "))
 }
 
+/// The places in [`scope_sql`].
+pub(super) fn scope_places<'r>(rules: &'r [Rule], rest: &'r Way) -> BTreeSet<&'r str> {
+    let conditions = rules.iter().flat_map(|rule| &rule.conditions).map(|(place, _)| place.as_str());
+    let ways = rules.iter().map(|rule| &rule.way).chain([rest]);
+    let parts = ways.flat_map(|way| scope_template(&way.target).parts());
+    conditions.chain(parts.filter_map(Part::place)).collect()
+}
+
+fn scope_template(target: &Target) -> &Template {
+    match target {
+        Target::Topic(name) | Target::Exchange { exchange: name, routing_key: _ } => name,
+    }
+}
+
 fn when_sql(rule: &Rule, column: &impl Fn(&str) -> String) -> String {
     let condition = |(place, glob): &(String, Glob)| {
         let like = glob.like().replace('\'', "''");
@@ -184,11 +198,9 @@ fn when_sql(rule: &Rule, column: &impl Fn(&str) -> String) -> String {
 }
 
 fn target_sql(target: &Target, column: &impl Fn(&str) -> String) -> String {
-    let sql = |template: &Template| template.sql(column);
+    let name = scope_template(target).sql(column);
     match target {
-        Target::Topic(topic) => sql(topic),
-        Target::Exchange { exchange, routing_key: _ } => {
-            format!("({} || chr({}))", sql(exchange), u32::from(Destination::SEPARATOR))
-        }
+        Target::Topic(_) => name,
+        Target::Exchange { .. } => format!("({name} || chr({}))", u32::from(Destination::SEPARATOR)),
     }
 }

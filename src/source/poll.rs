@@ -24,7 +24,7 @@ use super::{
     Backlog, Batch, Fetch, Holder, Refusal, Remark, Settled, Settlement, Source, SourceError,
     SourceErrorKind, start,
 };
-use crate::config;
+use crate::config::{self, ColumnName};
 use crate::message::{Position, RowId, RowRef, Timestamp};
 use crate::sink::Destination;
 
@@ -56,6 +56,8 @@ pub struct PollSettings {
     /// An SQL expression over the outbox row `o`: the [identity](Destination::identity) of its scope as text,
     /// or NULL.
     pub scope_sql: String,
+    /// The columns in it, ids aside.
+    pub scope_columns: Vec<ColumnName>,
 }
 
 /// The outbox of one pipeline, polled.
@@ -150,7 +152,10 @@ impl Poll {
     }
 
     async fn table(&self, link: &mut Link) -> Result<Table, SourceError> {
-        Table::resolve(link, &self.settings.outbox, self.settings.ordering).await
+        let Self { settings, .. } = self;
+        let table = Table::resolve(link, &settings.outbox, settings.ordering).await?;
+        table.check_scope(&settings.outbox, &settings.scope_columns)?;
+        Ok(table)
     }
 }
 

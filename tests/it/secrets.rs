@@ -33,6 +33,7 @@ fn source(config: &Config) -> Poll {
         lease: config.lease.clone(),
         ordering: config.delivery.ordering,
         scope_sql: "o.destination".to_owned(),
+        scope_columns: Vec::new(),
     };
     assert_hidden("settings", &settings);
     Poll::new(settings).expect("the url can be read")

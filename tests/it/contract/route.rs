@@ -7,7 +7,7 @@ use std::time::Duration;
 use outbox_relay::config::{self, ColumnName, Columns, Mark, Ordering, Rule, TableName, Target, Way};
 use outbox_relay::message::{Header, Message, Payload, Position, RowId, RowRef};
 use outbox_relay::route::{Glob, Route, Template};
-use outbox_relay::run::scope_sql;
+use outbox_relay::run::{scope_columns, scope_sql};
 use outbox_relay::sink::OnUnroutable;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -150,6 +150,11 @@ async fn the_database_computes_the_scope_that_the_route_computes() {
         let outbox = outbox();
         let mut route = Route::new(&config, &outbox, Ordering::Key).unwrap_or_else(|it| panic!("{it:?}"));
         let sql = scope_sql(&route, &outbox.columns);
+        // Whose type the source looks at: bytes would be compared as digits.
+        let compared = scope_columns(&route, &outbox.columns);
+        for name in ["destination", "kind", "key", "tenant"] {
+            assert_eq!(sql.contains(&column(name).quoted()), compared.contains(&column(name)), "{sql}");
+        }
         let asked = asked(&mut database, &sql, &rows).await;
         for ((id, row), asked) in (1..).zip(&rows).zip(asked) {
             let lane = route.apply(message(id, row.clone())).lane.expect("every row has a key");

@@ -170,6 +170,7 @@ pub(crate) fn settings(database: &Database, outbox: config::Outbox, scope_sql: S
         lease: config::Lease { ttl: Duration::from_secs(30) },
         ordering: KeyOrdering::Key,
         scope_sql,
+        scope_columns: vec![column("destination")],
     }
 }
 
