@@ -1,11 +1,11 @@
 //! `outbox-relay demo`: the promises, shown to whoever has nothing but this program. A private Postgres,
-//! a Kafka, writers that place orders, a relay that is killed while they do, and a ledger at the end.
+//! a broker, writers that place orders, a relay that is killed while they do, and a ledger at the end.
 //!
 //! What it shows is the real thing: the relay is this executable as another process, with a
 //! configuration file, and the commands are those anybody would type. Only the stage is the demo's own:
 //!
 //! * [`binaries`] and [`fetch`]: where Postgres comes from; [`server`] runs it, as an [`account`] it accepts
-//! * [`broker`]: a Kafka, and what can be read from it
+//! * [`broker`]: a Kafka or a RabbitMQ, and what can be read from it
 //! * [`shop`]: the application, whose orders and outbox rows share their transactions
 //! * [`relay`]: the process that is killed
 //! * [`acts`]: what happens, in order
@@ -22,6 +22,7 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::Exit;
+use crate::config::Secret;
 
 mod account;
 mod acts;
@@ -53,13 +54,25 @@ pub struct Options {
     pub rows: u64,
     /// The ledger as JSON.
     pub json: bool,
-    /// A Kafka to use instead of the mock one, as `host:port`.
-    pub kafka: Option<String>,
+    pub broker: Target,
+    /// Consent to a broker beyond this host without TLS.
+    pub insecure_allow_plaintext: bool,
     /// The folder of `initdb` and `postgres`.
     pub postgres_bin: Option<PathBuf>,
     /// Where to leave the configuration and the logs.
     pub keep: Option<PathBuf>,
     pub surroundings: Surroundings,
+}
+
+/// Where the orders go.
+#[derive(Debug)]
+pub enum Target {
+    /// A Kafka in this process.
+    Mock,
+    /// The Kafka at `host:port`.
+    Kafka(String),
+    /// The RabbitMQ at this url.
+    RabbitMq(Secret),
 }
 
 /// What kept the demo from being played; the promises were not tried.
@@ -112,11 +125,11 @@ async fn stage(options: &Options, screen: &Screen) -> Result<Told<Report>, DemoE
     let warden = Warden::start()?;
     let folder = Folder::create(&warden)?;
     let keep = options.keep.as_deref().map(keep_folder).transpose()?;
-    let broker = match signals.unless_told(Broker::open(options.kafka.as_deref())).await {
-        Told::Finished(broker) => broker?,
-        Told::Stop(exit) => return Ok(Told::Stop(exit)),
+    let mut broker = Broker::new(options)?;
+    let play = async {
+        broker.open().await?;
+        acts::play(options, screen, &warden, &folder, &broker).await
     };
-    let play = acts::play(options, screen, &warden, &folder, &broker);
     let played = signals.unless_told(Box::pin(play)).await;
     broker.close().await;
     if let Some(keep) = keep {

@@ -13,11 +13,12 @@ pub(crate) struct Distrust {
     pub(crate) hint: &'static str,
 }
 
-/// What `error` says about certificates, if that is what it is about.
+/// What `error` says about trust, if that is what it is about.
 pub(crate) fn distrust(error: &(dyn Error + 'static)) -> Option<Distrust> {
     let (reason, hint) = match cause(error)? {
         rustls::Error::InvalidCertificate(fault) => certificate(fault),
         rustls::Error::AlertReceived(alert) => refused(*alert)?,
+        rustls::Error::InvalidMessage(_) => NO_TLS,
         _ => return None,
     };
     Some(Distrust { reason, hint })
@@ -66,6 +67,9 @@ const UNKNOWN_ISSUER: (&str, &str) = (
     "the server's certificate is signed by nobody we trust, perhaps by itself",
     "name the file of the authority that signed it: sslrootcert=/path/to/ca.pem in a database's url",
 );
+
+const NO_TLS: (&str, &str) =
+    ("the server does not speak TLS on this port", "write the port on which it does");
 
 fn refused(alert: AlertDescription) -> Option<(&'static str, &'static str)> {
     use AlertDescription as A;

@@ -1,8 +1,11 @@
 //! The command line as typed, and its help. What it means is in [`cli`](super).
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::config::Secret;
 
 /// Examples first: they are what most readers came for.
 const TEMPLATE: &str = "\
@@ -65,14 +68,25 @@ pub(super) struct Demo {
     #[arg(long)]
     pub(super) json: bool,
     /// Use a real Kafka, without TLS or login, instead of one in memory; the topic is removed in the end
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", group = "broker")]
     pub(super) kafka: Option<String>,
+    /// Use a real RabbitMQ, amqp:// or amqps://; others can see a password in it. What is declared is removed in the end
+    #[arg(long, value_name = "URL", group = "broker", value_parser = secret)]
+    pub(super) rabbitmq: Option<Secret>,
+    /// Consent to a broker beyond this host without TLS
+    #[arg(long, requires = "broker")]
+    pub(super) insecure_allow_plaintext: bool,
     /// The folder of initdb and postgres [default: where packages put them, otherwise they are downloaded]
     #[arg(long, value_name = "DIR")]
     pub(super) pg_bin: Option<PathBuf>,
     /// Leave the configuration and the logs in this folder
     #[arg(long, value_name = "DIR")]
     pub(super) keep: Option<PathBuf>,
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "what clap asks for")]
+fn secret(text: &str) -> Result<Secret, Infallible> {
+    Ok(Secret::new(text))
 }
 
 #[derive(Debug, Subcommand)]
@@ -85,9 +99,12 @@ Examples:
   outbox-relay demo
   # with a real Kafka, as one program to another
   outbox-relay demo --kafka localhost:9092 --json
+  # with a real RabbitMQ
+  outbox-relay demo --rabbitmq amqp://guest:guest@localhost/%2f
 
-Starts a private Postgres and a Kafka in memory, places orders, relays them, kills the relay twice, and
-compares what was committed with what arrived. Stops and removes all of it in the end, also at Ctrl-C.
+Starts a private Postgres and a Kafka in memory, places orders, relays them, kills the relay
+twice, and compares what was committed with what arrived. Stops and removes all of it in the end,
+also at Ctrl-C.
 ",
         after_help = POINTER
     )]

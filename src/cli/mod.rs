@@ -123,9 +123,14 @@ pub fn parse(
 }
 
 fn demo_options(asked: Demo, environment: &[(String, String)]) -> demo::Options {
-    let Demo { rows, json, kafka, pg_bin, keep } = asked;
+    let Demo { rows, json, kafka, rabbitmq, insecure_allow_plaintext, pg_bin, keep } = asked;
+    let broker = match (kafka, rabbitmq) {
+        (Some(addresses), _) => demo::Target::Kafka(addresses),
+        (None, Some(url)) => demo::Target::RabbitMq(url),
+        (None, None) => demo::Target::Mock,
+    };
     let surroundings = demo::Surroundings::read(environment);
-    demo::Options { rows, json, kafka, postgres_bin: pg_bin, keep, surroundings }
+    demo::Options { rows, json, broker, insecure_allow_plaintext, postgres_bin: pg_bin, keep, surroundings }
 }
 
 fn sources(settings: Settings, environment: Vec<(String, String)>) -> Result<Sources, CliError> {
@@ -246,14 +251,27 @@ mod tests {
         else {
             panic!("should parse")
         };
-        assert_eq!((options.rows, options.json, options.kafka), (5_000, false, None));
+        assert_eq!((options.rows, options.json), (5_000, false));
+        assert!(matches!(options.broker, demo::Target::Mock));
         for line in [
             "outbox-relay demo --set lease.ttl=3s",
             "outbox-relay demo --config x",
             "outbox-relay demo --rows 1",
+            "outbox-relay demo --kafka localhost:9092 --rabbitmq amqp://localhost",
+            "outbox-relay demo --insecure-allow-plaintext",
         ] {
             assert_eq!(refused(line).exit_code, Exit::Usage, "{line}");
         }
+    }
+
+    #[test]
+    fn the_url_of_the_demo_s_broker_does_not_show_what_may_be_its_password() {
+        let parsed = parsed("outbox-relay demo --rabbitmq amqp://u:canary@localhost", &[]);
+        let Ok(Command::Demo(options)) = &parsed else { panic!("should parse") };
+        assert!(
+            matches!(&options.broker, demo::Target::RabbitMq(url) if url.reveal() == "amqp://u:canary@localhost")
+        );
+        assert!(!format!("{parsed:?}").contains("canary"));
     }
 
     #[test]

@@ -50,7 +50,8 @@ pub(super) async fn play(
 ) -> Result<Report, DemoError> {
     let orders = grouped(options.rows);
     screen.title(&format!(
-        "{orders} orders go from Postgres to Kafka, and the relay between them is killed twice"
+        "{orders} orders go from Postgres to {}, and the relay between them is killed twice",
+        broker.name()
     ));
     let server = start_postgres(options, screen, warden, folder).await?;
     screen.line(&broker.description());
@@ -59,7 +60,7 @@ pub(super) async fn play(
     screen.line("outbox-relay migrate: the table outbox.message and the relay's own are there");
     let shop = Shop { database: server.options(), destination: broker.destination().to_owned() };
     shop.open().await?;
-    let load = Load::new(options, screen, &setup, &shop, broker.reader()?)?;
+    let load = Load::new(options, screen, &setup, &shop, broker).await?;
     load.play().await
 }
 
@@ -143,6 +144,7 @@ struct Load<'a, 'w> {
     screen: &'a Screen,
     setup: &'a Setup<'a, 'w>,
     shop: &'a Shop,
+    broker: &'a Broker,
     reader: Reader,
     /// None between a kill and the next start.
     relay: Option<Relay<'w>>,
@@ -153,13 +155,14 @@ struct Load<'a, 'w> {
 }
 
 impl<'a, 'w> Load<'a, 'w> {
-    fn new(
+    async fn new(
         options: &Options,
         screen: &'a Screen,
         setup: &'a Setup<'a, 'w>,
         shop: &'a Shop,
-        reader: Reader,
+        broker: &'a Broker,
     ) -> Result<Self, DemoError> {
+        let reader = broker.reader().await?;
         let relay = setup.run()?;
         screen.line(&format!(
             "relay {} runs: outbox-relay run --config {}",
@@ -170,7 +173,7 @@ impl<'a, 'w> Load<'a, 'w> {
         // One order, so that no later one has to wait for the relay to have started.
         let writers = shop.place(1, 1.0);
         let (relay, first, kills) = (Some(relay), Vec::new(), Vec::new());
-        Ok(Self { orders: options.rows, screen, setup, shop, reader, relay, writers, first, kills })
+        Ok(Self { orders: options.rows, screen, setup, shop, broker, reader, relay, writers, first, kills })
     }
 
     async fn play(mut self) -> Result<Report, DemoError> {
@@ -196,7 +199,7 @@ impl<'a, 'w> Load<'a, 'w> {
         self.until(|load| load.writers.are_done()).await?;
         self.until(|load| Ok(load.reader.delivered() >= 1)).await?;
         drop(busy);
-        self.screen.line("the first order is on Kafka");
+        self.screen.line(&format!("the first order is on {}", self.broker.name()));
         Ok(())
     }
 
@@ -281,7 +284,7 @@ impl<'a, 'w> Load<'a, 'w> {
         self.reader.failure().map_or(Ok(()), Err)
     }
 
-    /// Stops the relay in good order, reads Kafka to its end, and compares.
+    /// Stops the relay in good order, reads the broker to its end, and compares.
     async fn audit(self, took: Duration) -> Result<Report, DemoError> {
         self.setup.stop(self.relay.expect("a relay runs but after a kill")).await?;
         self.screen.line("the relay is asked to stop, drains, and ends with exit code 0");
@@ -301,6 +304,7 @@ impl<'a, 'w> Load<'a, 'w> {
         Ok(Report {
             peak_per_second: peak_per_second(&audit.first_arrivals),
             audit,
+            broker: self.broker.name(),
             rolled_back,
             customers: CUSTOMERS,
             kills: self.kills.len() as u64,

@@ -1,32 +1,26 @@
-//! Where the records go: the Kafka that librdkafka brings for its own tests, in this process, or a real
-//! one; and the reader of what arrived there.
+//! Where the records go, and the reader of what arrived there: the Kafka that librdkafka brings for its
+//! own tests, in this process, a real one, or a RabbitMQ.
 //!
-//! The mock cluster is a Kafka to whoever connects to it, and the relay does so from another process. It
-//! keeps the last 5 MB of a partition, in memory: everything is read as it comes.
+//! What the two kinds have in common is here; each knows by itself how it is made ready ([`kafka`],
+//! [`rabbitmq`]). The ledger is the same for both.
 
-use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rand::TryRngCore as _;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Headers as _, Message as _};
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
-use rdkafka::{Offset, TopicPartitionList};
-use tokio::time::Instant;
 
-use super::DemoError;
-use super::ledger::{Arrival, Arrivals};
+use super::folder::Folder;
+use super::ledger::Arrivals;
+use super::{DemoError, Options, Target};
+use crate::config::{self, Config};
 
-const PARTITIONS: i32 = 3;
+mod kafka;
+mod rabbitmq;
+
+use kafka::Kafka;
+use rabbitmq::RabbitMq;
 
 /// How long a broker may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -34,138 +28,121 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How often the reader looks up from waiting for records.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The relay's default name for the header that carries the row's id.
-const ID_HEADER: &str = "outbox-id";
-
-/// A Kafka with a topic for the demo.
-pub(super) struct Broker {
-    addresses: String,
-    topic: String,
-    /// Lives as long as this value; none if the broker is real.
-    mock: Option<MockCluster<'static, DefaultProducerContext>>,
-}
-
-impl fmt::Debug for Broker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Broker").field("addresses", &self.addresses).finish_non_exhaustive()
-    }
+/// A broker with a place for the demo's records, once it is opened.
+#[derive(Debug)]
+pub(super) enum Broker {
+    Kafka(Kafka),
+    RabbitMq(Box<RabbitMq>),
 }
 
 impl Broker {
-    /// The one at `addresses`, or one in this process.
-    pub(super) async fn open(addresses: Option<&str>) -> Result<Self, DemoError> {
-        match addresses {
-            Some(addresses) => Self::real(addresses).await,
-            None => Self::mock().map_err(|error| DemoError::new("start the mock Kafka", error)),
+    /// The one that was asked for; nothing is connected to. What the relay would refuse is refused here,
+    /// before anything is started for it.
+    pub(super) fn new(options: &Options) -> Result<Self, DemoError> {
+        let consent = options.insecure_allow_plaintext;
+        Ok(match &options.broker {
+            Target::Mock => {
+                Self::Kafka(Kafka::mock().map_err(|error| DemoError::new("start the mock Kafka", error))?)
+            }
+            Target::Kafka(addresses) => Self::Kafka(Kafka::real(addresses, consent)?),
+            Target::RabbitMq(url) => Self::RabbitMq(Box::new(RabbitMq::new(url, consent)?)),
+        })
+    }
+
+    /// Connects, and makes what records are published to.
+    pub(super) async fn open(&mut self) -> Result<(), DemoError> {
+        match self {
+            Self::Kafka(kafka) => kafka.open().await,
+            Self::RabbitMq(rabbitmq) => rabbitmq.open().await,
         }
     }
 
-    fn mock() -> Result<Self, KafkaError> {
-        let (cluster, topic) = (MockCluster::new(1)?, "orders".to_owned());
-        cluster.create_topic(&topic, PARTITIONS, 1)?;
-        Ok(Self { addresses: cluster.bootstrap_servers(), topic, mock: Some(cluster) })
-    }
-
-    async fn real(addresses: &str) -> Result<Self, DemoError> {
-        let random =
-            rand::rngs::OsRng.try_next_u32().map_err(|error| DemoError::new("draw a name", error))?;
-        let broker = Self {
-            addresses: addresses.to_owned(),
-            topic: format!("outbox-relay-demo-{random:08x}"),
-            mock: None,
-        };
-        // The broker's own default: not every cluster has room for one replica, or for three.
-        let topic = NewTopic::new(&broker.topic, PARTITIONS, TopicReplication::Fixed(-1));
-        let created = async { broker.admin()?.create_topics([&topic], &admin_options()).await };
-        let failed = |error: &dyn fmt::Display| {
-            DemoError::new(format!("create a topic on Kafka at {addresses}"), error)
-                .hint("name a broker that needs neither TLS nor a login, or leave --kafka out: the demo has a Kafka")
-        };
-        match created.await.map_err(|error| failed(&error))?.into_iter().find_map(Result::err) {
-            Some((_, code)) => Err(failed(&code)),
-            None => Ok(broker),
-        }
-    }
-
-    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
-        self.client().create()
-    }
-
-    fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.addresses);
-        config
-    }
-
-    /// Removes the topic from a broker that stays.
+    /// Removes whatever was made on a broker that stays, however far `open` came.
     pub(super) async fn close(self) {
-        if self.mock.is_none()
-            && let Ok(admin) = self.admin()
-        {
-            // Whether it can be removed is up to the broker; its name says where it came from.
-            let _ = admin.delete_topics(&[&self.topic], &admin_options()).await;
+        match self {
+            Self::Kafka(kafka) => kafka.close().await,
+            Self::RabbitMq(rabbitmq) => rabbitmq.close().await,
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Kafka(_) => "Kafka",
+            Self::RabbitMq(_) => "RabbitMQ",
         }
     }
 
     /// What it is, for people.
     pub(super) fn description(&self) -> String {
-        let Self { addresses, topic, mock } = self;
-        match mock {
-            Some(_) => {
-                format!("Kafka is librdkafka's mock cluster, in this process at {addresses}; topic {topic}")
-            }
-            None => format!("Kafka is the one at {addresses}; topic {topic}, removed in the end"),
+        match self {
+            Self::Kafka(kafka) => kafka.description(),
+            Self::RabbitMq(rabbitmq) => rabbitmq.description(),
         }
     }
 
-    pub(super) fn addresses(&self) -> &str {
-        &self.addresses
+    /// What the relay's configuration says of it, secrets in files of their own.
+    pub(super) fn configuration(&self, folder: &Folder) -> Result<String, DemoError> {
+        match self {
+            Self::Kafka(kafka) => Ok(kafka.configuration()),
+            Self::RabbitMq(rabbitmq) => rabbitmq.configuration(folder),
+        }
+    }
+
+    /// The name of the relay's pipeline.
+    pub(super) fn pipeline(&self) -> String {
+        match self {
+            Self::Kafka(_) => "demo".to_owned(),
+            Self::RabbitMq(rabbitmq) => rabbitmq.pipeline(),
+        }
     }
 
     /// What a row's `destination` is for its record to come here.
     pub(super) fn destination(&self) -> &str {
-        &self.topic
+        match self {
+            Self::Kafka(kafka) => kafka.topic(),
+            Self::RabbitMq(_) => rabbitmq::ROUTING_KEY,
+        }
     }
 
     /// Reads from the beginning, as records come.
-    pub(super) fn reader(&self) -> Result<Reader, DemoError> {
-        let failed = |error: &dyn fmt::Display| DemoError::new("read from Kafka", error);
-        let mut config = self.client();
-        config
-            .set("group.id", "outbox-relay-demo")
-            .set("enable.auto.commit", "false")
-            // A record that is gone before it was read is a failure of the demo, not of the relay.
-            .set("auto.offset.reset", "error");
-        if self.mock.is_some() {
-            // The mock cluster waits this long if there is nothing yet, whatever comes meanwhile.
-            config.set("fetch.wait.max.ms", "2");
+    pub(super) async fn reader(&self) -> Result<Reader, DemoError> {
+        match self {
+            Self::Kafka(kafka) => kafka.reader(),
+            Self::RabbitMq(rabbitmq) => rabbitmq.reader().await,
         }
-        let consumer: BaseConsumer = config.create().map_err(|error| failed(&error))?;
-        consumer.assign(&partitions(&self.topic)).map_err(|error| failed(&error))?;
-        Reader::start(consumer, self.topic.clone()).map_err(|error| failed(&error))
     }
 }
 
-fn admin_options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(ANSWER_MAX)).operation_timeout(Some(ANSWER_MAX))
+/// A name on a broker that others use too, and the number in it.
+fn random() -> Result<u32, DemoError> {
+    rand::rngs::OsRng.try_next_u32().map_err(|error| DemoError::new("draw a name", error))
 }
 
-fn partitions(topic: &str) -> TopicPartitionList {
-    let mut list = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        list.add_partition(topic, partition);
-    }
-    list.set_all_offsets(Offset::Offset(0)).expect("no offset is the only one that is refused");
-    list
+/// What the relay will make of `keys`, by its own rules; `argument` is what they come from.
+fn checked(argument: &str, keys: &[(&str, &str)], hint: &str) -> Result<Config, DemoError> {
+    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    let assumed = vec![owned(&("database.url", "postgres://localhost/demo"))];
+    let sources =
+        config::Sources { assumed, flags: keys.iter().map(owned).collect(), ..config::Sources::default() };
+    config::load(&sources).map_err(|problems| {
+        let said: Vec<_> = problems.0.iter().map(|problem| format!("it {}", problem.problem)).collect();
+        DemoError::new(format!("use the value of {argument}"), said.join(", ")).hint(hint)
+    })
+}
+
+/// The line that consents to a connection others can read, in the words of a configuration file.
+fn consent_line(consent: bool) -> &'static str {
+    if consent { "insecure_allow_plaintext = true\n" } else { "" }
 }
 
 /// A thread that reads; it ends with this value.
 #[derive(Debug)]
 pub(super) struct Reader {
-    thread: Option<JoinHandle<Result<Arrivals, KafkaError>>>,
+    thread: Option<JoinHandle<Result<Arrivals, DemoError>>>,
     state: Arc<State>,
 }
 
+/// What a reader and whoever waits for it tell each other.
 #[derive(Debug, Default)]
 struct State {
     /// Different rows that have arrived.
@@ -175,12 +152,29 @@ struct State {
     is_abandoned: AtomicBool,
 }
 
+impl State {
+    fn is_last(&self) -> bool {
+        self.is_last.load(Ordering::Relaxed)
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.is_abandoned.load(Ordering::Relaxed)
+    }
+
+    fn arrived(&self, arrivals: &Arrivals) {
+        self.delivered.store(arrivals.distinct(), Ordering::Relaxed);
+    }
+}
+
 impl Reader {
-    fn start(consumer: BaseConsumer, topic: String) -> io::Result<Self> {
+    /// `read` returns once it is at the end after the last, or soon after it was abandoned.
+    fn start(
+        read: impl FnOnce(&State) -> Result<Arrivals, DemoError> + Send + 'static,
+    ) -> Result<Self, DemoError> {
         let state = Arc::new(State::default());
         let seen = Arc::clone(&state);
-        let read = move || read(&consumer, &topic, &seen);
-        let thread = thread::Builder::new().name("demo-reader".to_owned()).spawn(read)?;
+        let thread = thread::Builder::new().name("demo-reader".to_owned()).spawn(move || read(&seen));
+        let thread = thread.map_err(|error| DemoError::new("start a reader", error))?;
         Ok(Self { thread: Some(thread), state })
     }
 
@@ -196,7 +190,7 @@ impl Reader {
         joined(thread).err()
     }
 
-    /// Reads what there is, to the end of every partition.
+    /// Reads all there is.
     pub(super) async fn finish(mut self) -> Result<Arrivals, DemoError> {
         self.state.is_last.store(true, Ordering::Relaxed);
         while !self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -216,66 +210,52 @@ impl Drop for Reader {
     }
 }
 
-fn joined(thread: JoinHandle<Result<Arrivals, KafkaError>>) -> Result<Arrivals, DemoError> {
-    let read = thread.join().expect("the reader does not panic");
-    read.map_err(|error| DemoError::new("read from Kafka", error))
+fn joined(thread: JoinHandle<Result<Arrivals, DemoError>>) -> Result<Arrivals, DemoError> {
+    thread.join().expect("the reader does not panic")
 }
 
-fn read(consumer: &BaseConsumer, topic: &str, state: &State) -> Result<Arrivals, KafkaError> {
-    let mut arrivals = Arrivals::default();
-    let mut next = [0; PARTITIONS as usize];
-    while !state.is_abandoned.load(Ordering::Relaxed) {
-        // Asked before the poll: what comes after the last word is not waited for.
-        let is_last = state.is_last.load(Ordering::Relaxed);
-        match consumer.poll(LOOK_EVERY) {
-            Some(Ok(message)) => {
-                next[usize::try_from(message.partition()).expect("partitions count from 0")] =
-                    message.offset() + 1;
-                arrivals.push(arrival(&message));
-                state.delivered.store(arrivals.distinct(), Ordering::Relaxed);
-            }
-            Some(Err(error)) if is_final(&error) => return Err(error),
-            // librdkafka connects and asks again by itself.
-            Some(Err(_)) => {}
-            None if is_last && is_at_the_end(consumer, topic, next)? => break,
-            None => {}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+    use crate::demo::warden::Warden;
+
+    fn options(broker: Target, insecure_allow_plaintext: bool) -> Options {
+        let surroundings = crate::demo::Surroundings::default();
+        Options {
+            rows: 1_000,
+            json: false,
+            broker,
+            insecure_allow_plaintext,
+            postgres_bin: None,
+            keep: None,
+            surroundings,
         }
     }
-    Ok(arrivals)
-}
 
-fn is_final(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::UnknownTopicOrPartition)
-    )
-}
-
-fn is_at_the_end(
-    consumer: &BaseConsumer,
-    topic: &str,
-    next: [i64; PARTITIONS as usize],
-) -> Result<bool, KafkaError> {
-    for (partition, next) in (0..).zip(next) {
-        let (_, end) = consumer.fetch_watermarks(topic, partition, ANSWER_MAX)?;
-        if next < end {
-            return Ok(false);
+    #[test]
+    fn another_host_without_tls_takes_consent_with_either_broker() {
+        for target in [
+            || Target::Kafka("kafka.internal:9092".to_owned()),
+            || Target::RabbitMq(Secret::new("amqp://u:canary@rabbit.internal/%2f")),
+        ] {
+            let refused = Broker::new(&options(target(), false)).unwrap_err().to_string();
+            assert!(refused.contains("without TLS"), "{refused}");
+            assert!(refused.contains("--insecure-allow-plaintext"), "{refused}");
+            assert!(!refused.contains("canary"), "{refused}");
+            let broker = Broker::new(&options(target(), true)).unwrap();
+            let warden = Warden::start().unwrap();
+            let told = broker.configuration(&Folder::create(&warden).unwrap()).unwrap();
+            assert!(told.contains("\ninsecure_allow_plaintext = true\n"), "{told}");
+            assert!(!told.contains("canary"), "{told}");
         }
     }
-    Ok(true)
-}
 
-fn arrival(message: &rdkafka::message::BorrowedMessage<'_>) -> Arrival {
-    let id = message.headers().and_then(|headers| {
-        let header = headers.iter().find(|header| header.key == ID_HEADER)?;
-        std::str::from_utf8(header.value?).ok()?.parse().ok()
-    });
-    Arrival {
-        partition: message.partition(),
-        offset: message.offset(),
-        id,
-        key: message.key().map(<[u8]>::to_vec),
-        payload: message.payload().map(<[u8]>::to_vec),
-        at: Instant::now(),
+    #[test]
+    fn a_url_that_is_none_is_refused_and_not_quoted() {
+        let target = Target::RabbitMq(Secret::new("http://u:canary@rabbit"));
+        let refused = Broker::new(&options(target, true)).unwrap_err().to_string();
+        assert!(refused.contains("could not use the value of --rabbitmq: it does not start"), "{refused}");
+        assert!(!refused.contains("canary"), "{refused}");
     }
 }

@@ -1,5 +1,5 @@
 //! What was committed against what arrived: nothing lost, nothing invented, order within each customer,
-//! and how many arrived more than once. Pure; neither Postgres nor Kafka is known here.
+//! and how many arrived more than once. Pure; neither Postgres nor a broker is known here.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

@@ -43,8 +43,8 @@ impl<'a, 'w> Setup<'a, 'w> {
         surroundings: &'a Surroundings,
     ) -> Result<Self, DemoError> {
         let program = std::env::current_exe().map_err(|error| DemoError::new("find this program", error))?;
-        let config =
-            folder.write("relay.toml", &config(&server.url(), &server.password_file, broker.addresses()))?;
+        let config = folder
+            .write("relay.toml", &config(server, &broker.pipeline(), &broker.configuration(folder)?))?;
         Ok(Self { program, config, folder, warden, surroundings })
     }
 
@@ -135,21 +135,23 @@ impl Relay<'_> {
     }
 }
 
-fn config(database: &str, password_file: &Path, brokers: &str) -> String {
+/// In the quotes of a configuration file.
+pub(super) fn quoted(text: &str) -> String {
     // A JSON string is a TOML string.
-    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    serde_json::Value::from(text).to_string()
+}
+
+fn config(server: &Server<'_>, pipeline: &str, broker: &str) -> String {
     format!(
         "\
 [pipeline]
-name = \"demo\"
+name = {}
 
 [database]
 url = {}
 password_file = {}
 
-[sink.kafka]
-brokers = {}
-
+{broker}
 [delivery]
 in_flight_rows_max = {IN_FLIGHT_ROWS_MAX}    # at most so many orders are repeated after a crash
 
@@ -162,9 +164,9 @@ listen = \"127.0.0.1:0\"      # any free port, for the demo; otherwise 9717
 [admin]
 listen = \"127.0.0.1:0\"
 ",
-        quoted(database),
-        quoted(&password_file.display().to_string()),
-        quoted(brokers),
+        quoted(pipeline),
+        quoted(&server.url()),
+        quoted(&server.password_file.display().to_string()),
         LEASE_TTL.as_secs(),
     )
 }

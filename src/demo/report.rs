@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::Options;
 use super::ledger::{Audit, Latency};
 use super::screen::{Paint, grouped};
+use super::{Options, Target};
 
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) audit: Audit,
+    /// Its name.
+    pub(super) broker: &'static str,
     /// Orders that were placed and taken back.
     pub(super) rolled_back: u64,
     pub(super) customers: u64,
@@ -77,7 +79,7 @@ impl Report {
                 audit.committed,
                 format!("orders in Postgres; {} more were rolled back", grouped(self.rolled_back)),
             ),
-            ("delivered", audit.delivered, "of them read back from Kafka".to_owned()),
+            ("delivered", audit.delivered, format!("of them read back from {}", self.broker)),
             ("lost", count(audit.lost.len()), "committed and not delivered".to_owned()),
             ("phantom", count(audit.phantom.len()), "delivered and not committed".to_owned()),
             ("out of order", count(audit.disorder.len()), format!("within {} customers", self.customers)),
@@ -165,6 +167,10 @@ fn rounded(duration: Duration) -> String {
     }
 }
 
+const RUN_TO_KAFKA: &str = "  outbox-relay run --set sink.kafka.brokers=localhost:9092";
+const RUN_TO_RABBITMQ: &str = "  export OUTBOX_RELAY__SINK__RABBITMQ__URL=amqp://localhost/%2f
+  outbox-relay run --set sink.type=rabbitmq --set route.exchange=amq.topic";
+
 /// Where to go from here.
 pub(super) fn next_steps(report: &Report, options: &Options) -> String {
     let kept = options.keep.as_ref().map_or_else(
@@ -175,17 +181,22 @@ pub(super) fn next_steps(report: &Report, options: &Options) -> String {
     if !report.is_kept() {
         return format!("\nA promise was broken. Please report it, with the logs.\n{removed}\n");
     }
-    let kafka = if options.kafka.is_none() { " and of a Kafka in memory" } else { "" };
+    let (run, memory) = match options.broker {
+        Target::Mock => (RUN_TO_KAFKA, " and of a Kafka in memory"),
+        Target::Kafka(_) => (RUN_TO_KAFKA, ""),
+        Target::RabbitMq(_) => (RUN_TO_RABBITMQ, ""),
+    };
     format!(
         "
-Next, with your own database and Kafka:
+Next, with your own database and {}:
   export DATABASE_URL=postgres://localhost/app
   outbox-relay migrate                # or: migrate --print-sql
-  outbox-relay run --set sink.kafka.brokers=localhost:9092
+{run}
 
 {removed}
-Latencies here are those of a Postgres without fsync{kafka}; for others see docs/performance.md.
-"
+Latencies here are those of a Postgres without fsync{memory}; for others see docs/performance.md.
+",
+        report.broker
     )
 }
 
@@ -196,6 +207,7 @@ mod tests {
     fn report(audit: Audit) -> Report {
         Report {
             audit,
+            broker: "Kafka",
             rolled_back: 1_234,
             customers: 200,
             kills: 2,

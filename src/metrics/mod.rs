@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus::local::LocalHistogram;
-use prometheus::process_collector::ProcessCollector;
 use prometheus::{Registry, TextEncoder};
 
 mod backlog;
@@ -306,10 +305,14 @@ fn relay_registry(pipeline: &str) -> Registry {
     Registry::new_custom(Some(table::PREFIX.to_owned()), Some(labels)).expect("the prefix is not empty")
 }
 
-/// The metrics of the process, under the names that every program has for them.
+/// The metrics of the process, under the names that every program has for them. They are read off /proc,
+/// so elsewhere there are none.
 fn process_registry() -> Registry {
     let registry = Registry::new();
-    let collector = ProcessCollector::for_self();
-    registry.register(Box::new(collector)).expect("the registry is empty");
+    #[cfg(target_os = "linux")]
+    {
+        let collector = prometheus::process_collector::ProcessCollector::for_self();
+        registry.register(Box::new(collector)).expect("the registry is empty");
+    }
     registry
 }

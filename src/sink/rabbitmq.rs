@@ -28,6 +28,7 @@ mod teller;
 mod tls;
 mod window;
 
+pub(crate) use classify::outage;
 use keeper::{Keeper, Order};
 use link::{Settings, Wire};
 
@@ -40,6 +41,12 @@ pub struct RabbitSink {
     inbox: Arc<Inbox>,
     unanswered: Unanswered,
     kept: Option<Kept>,
+}
+
+/// A connection for whoever is not a relay: the sink's own in all but the lock queue.
+pub(crate) async fn connect(broker: &config::RabbitMq) -> Result<lapin::Connection, Failure> {
+    let settings = Settings { broker: broker.clone(), pipeline: String::new() };
+    link::greeted(&settings, &Arc::default()).await
 }
 
 /// A keeper at work.

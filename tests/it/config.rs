@@ -371,8 +371,20 @@ fn a_secret_is_shown_nowhere() {
     good.config();
     assert!(shown(&good).contains("***"));
     assert!(!shown(&good).contains("canary"), "{}", shown(&good));
+    let rabbitmq = |key, value| to_rabbitmq("").flag(&format!("sink.rabbitmq.{key}"), value);
+    let good = rabbitmq("url", "amqps://relay:canary@rabbit/%2f");
+    good.config();
+    assert!(shown(&good).contains("amqps://relay:***@rabbit"), "{}", shown(&good));
+    assert!(!shown(&good).contains("canary"), "{}", shown(&good));
 
     let broken = [
+        rabbitmq("url", "amqp://relay:canary@rabbit/%2f"),
+        rabbitmq("url", "amqp://relay:can/ary@canary"),
+        rabbitmq("url", "amqps://relay:canary@rabbit/%2f?canary=canary"),
+        rabbitmq("url.password", "canary"),
+        rabbitmq("password", "canary"),
+        to_rabbitmq("url = [\"canary\"]"),
+        to_rabbitmq("url = amqp://relay:canary@localhost"),
         Given::minimal().flag("database.url", "postgres://relay:can/ary@canary/app"),
         Given::minimal().flag("database.url", "postgres://relay:canary@db.example/app"),
         Given::minimal().flag("database.url", "postgres://relay:1?canary@db.example/app"),
@@ -453,6 +465,18 @@ fn plaintext_beyond_loopback_needs_consent() {
         tls.flag("sink.kafka.properties.security.protocol", "SASL_SSL").config();
     }
     Given::minimal().flag("sink.kafka.brokers", "localhost:9092, 127.0.0.1:9093,[::1]:9094").config();
+
+    for host in ["rabbit/%2f", "10.0.0.1:5672", "[2001:db8::1]:5672/app", "localhost.example"] {
+        let far = to_rabbitmq("").flag("sink.rabbitmq.url", &format!("amqp://relay@{host}"));
+        let (key, problem, hint) = far.problem();
+        assert_eq!((&*key, &*problem), ("sink.rabbitmq.url", "leads to another host without TLS"));
+        assert!(hint.contains("sink.rabbitmq.insecure_allow_plaintext = true"), "{hint}");
+        far.flag("sink.rabbitmq.insecure_allow_plaintext", "true").config();
+        to_rabbitmq("").flag("sink.rabbitmq.url", &format!("amqps://relay@{host}")).config();
+    }
+    for host in ["localhost/%2f", "127.0.0.1:5673", "[::1]:5673"] {
+        to_rabbitmq("").flag("sink.rabbitmq.url", &format!("amqp://relay@{host}")).config();
+    }
 }
 
 #[test]

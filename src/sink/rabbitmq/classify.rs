@@ -2,7 +2,9 @@
 
 use lapin::{Error, ErrorKind};
 
+use super::tls::Unprepared;
 use crate::sink::{ErrorType, Failure, Fault, printable};
+use crate::tls;
 
 /// Characters of the broker's or the client's own words that are passed on.
 const REASON_CHARS_MAX: usize = 300;
@@ -60,13 +62,22 @@ pub(super) fn message_failure(error: &Error, maybe_published: bool) -> Failure {
 }
 
 /// Why there is no connection. Whatever it is, it is no message's fault.
-pub(super) fn outage(error: &Error) -> Failure {
+pub(crate) fn outage(error: &Error) -> Failure {
+    if let Some(distrust) = tls::distrust(error) {
+        return Failure::unknown(Fault::Unavailable, ErrorType::Tls, distrust.reason);
+    }
     let error_type = match code_of(error).map(verdict) {
         Some((_, error_type)) => error_type,
         None if matches!(error.kind(), ErrorKind::MissingHeartbeatError) => ErrorType::Timeout,
+        None if is_unprepared(error) => ErrorType::Tls,
         None => ErrorType::BrokerUnavailable,
     };
     Failure::unknown(Fault::Unavailable, error_type, reason(error))
+}
+
+fn is_unprepared(error: &Error) -> bool {
+    let ErrorKind::IOError(error) = error.kind() else { return false };
+    error.get_ref().is_some_and(|carried| carried.is::<Unprepared>())
 }
 
 /// The broker is up and takes nothing, for want of memory or disk.
@@ -163,6 +174,10 @@ mod tests {
         }
         let silent = outage(&ErrorKind::MissingHeartbeatError.into());
         assert_eq!((silent.fault, silent.error_type), (Fault::Unavailable, ErrorType::Timeout));
+        let expired = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        let distrusted = outage(&std::io::Error::other(expired).into());
+        assert_eq!((distrusted.fault, distrusted.error_type), (Fault::Unavailable, ErrorType::Tls));
+        assert_eq!(&*distrusted.reason, "the server's certificate has expired");
         let gone = outage(&std::io::Error::from(std::io::ErrorKind::ConnectionReset).into());
         assert_eq!((gone.fault, gone.error_type), (Fault::Unavailable, ErrorType::BrokerUnavailable));
     }

@@ -108,17 +108,9 @@ pub(super) struct Link {
 impl Link {
     /// Connects and takes the lock queue, or says why not.
     pub(super) async fn make(settings: Arc<Settings>, wire: Arc<Wire>) -> Result<Self, Failure> {
-        let connected = tokio::time::timeout(GREET_TIMEOUT, connect(&settings, Arc::clone(&wire))).await;
-        let link = match connected {
-            Ok(connection) => {
-                let connection = connection.map_err(|error| classify::outage(&error))?;
-                Self { news: Box::pin(connection.events_listener()), connection: Arc::new(connection), wire }
-            }
-            Err(_elapsed) => {
-                wire.cut();
-                return Err(silent("the broker did not greet within 20 s"));
-            }
-        };
+        let connection = greeted(&settings, &wire).await?;
+        let news = Box::pin(connection.events_listener());
+        let link = Self { news, connection: Arc::new(connection), wire };
         match tokio::time::timeout(GREET_TIMEOUT, lock(&link.connection, &settings.lock_queue())).await {
             Ok(locked) => locked.map(|()| link),
             Err(_elapsed) => Err(silent("the broker did not declare the lock queue within 20 s")),
@@ -154,6 +146,17 @@ impl Drop for Link {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
+
+/// Connects, or says why not.
+pub(super) async fn greeted(settings: &Settings, wire: &Arc<Wire>) -> Result<Connection, Failure> {
+    match tokio::time::timeout(GREET_TIMEOUT, connect(settings, Arc::clone(wire))).await {
+        Ok(connected) => connected.map_err(|error| classify::outage(&error)),
+        Err(_elapsed) => {
+            wire.cut();
+            Err(silent("the broker did not greet within 20 s"))
+        }
     }
 }
 

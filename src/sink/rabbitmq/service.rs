@@ -198,7 +198,7 @@ impl<'k> Service<'k> {
                 let waiting = self.stock.missed(&exchange);
                 self.teller.failed(&waiting, &classify::message_failure(&error, false));
             }
-            Err(error) => self.cause = self.cause.take().or(Some(error)),
+            Err(error) => self.ended_for(error),
         }
     }
 
@@ -216,9 +216,17 @@ impl<'k> Service<'k> {
                 flights.chain(looking).for_each(|since| *since = Instant::now());
                 self.teller.up();
             }
-            Event::Error(error) if !self.link.is_up() => self.cause = self.cause.take().or(Some(error)),
-            // The end of a channel shows in its window.
+            // The end of a channel shows in its window, also if the connection has ended since.
+            Event::Error(error) if !self.link.is_up() && !error.is_amqp_soft_error() => self.ended_for(error),
             _ => {}
+        }
+    }
+
+    /// What the broker said goes before what the client makes of it: a lane may hear of it from either.
+    fn ended_for(&mut self, error: Error) {
+        let is_told = self.cause.as_ref().is_some_and(|cause| classify::code_of(cause).is_some());
+        if self.cause.is_none() || (!is_told && classify::code_of(&error).is_some()) {
+            self.cause = Some(error);
         }
     }
 
@@ -245,13 +253,14 @@ impl<'k> Service<'k> {
         self.channels[lane] = landing.channel;
         match landing.error {
             None => self.teller.failed(&unknown, &classify::unconfirmed()),
-            Some(error) if self.link.is_up() && ended_channel(&error) => {
+            // The broker's own word on a channel counts even if the connection has ended since.
+            Some(error) if error.is_amqp_soft_error() || (self.link.is_up() && ended_channel(&error)) => {
                 self.channel_ended = true;
                 self.stock.queue(lane).put_back(Batch { shipments: unsent, suspected: false });
                 self.isolate(lane, unknown, flight.batch.suspected, &error);
             }
             Some(error) => {
-                self.cause = self.cause.take().or(Some(error));
+                self.ended_for(error);
                 self.wrecks.push(Wreck { lane, unknown, unsent });
             }
         }

@@ -1,5 +1,7 @@
 //! Certificates from files, for a broker that is spoken to over TLS.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::Path;
 
@@ -9,9 +11,26 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::RabbitMq;
 
+/// It is not the broker: a file of ours is missing, or is not what it should be.
+#[derive(Debug)]
+pub(super) struct Unprepared(io::Error);
+
+impl fmt::Display for Unprepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Unprepared {}
+
+/// An [`Unprepared`] within the error says that the broker was not spoken to at all.
+pub(super) fn connector(broker: &RabbitMq) -> io::Result<RustlsConnector> {
+    prepared(broker).map_err(|error| io::Error::new(error.kind(), Unprepared(error)))
+}
+
 /// Trusts the authorities of `ca_file` alone, or without one those of this machine, and shows the
 /// broker our own certificate if there is one.
-pub(super) fn connector(broker: &RabbitMq) -> io::Result<RustlsConnector> {
+fn prepared(broker: &RabbitMq) -> io::Result<RustlsConnector> {
     let trusted = match &broker.ca_file {
         Some(file) => RustlsConnectorConfig::default().with_parsable_certificates(certificates(file)?),
         None => RustlsConnectorConfig::new_with_native_certs()?,

@@ -1,5 +1,5 @@
 //! `outbox-relay demo` as a newcomer meets it: a process that is started, watched, or stopped. It brings
-//! its own Postgres and Kafka; whatever happens, nothing of it may be left.
+//! its own Postgres and, unless it is given a broker, its own Kafka; whatever happens, nothing of it may be left.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::stage::PATIENCE;
 use crate::support::process::Process;
+use crate::support::rabbitmq::{Rabbit, control, control_says};
 use crate::support::relay::binary;
 use crate::support::services::{self, Services};
 use crate::support::wait;
@@ -181,6 +182,116 @@ async fn a_real_kafka_is_used_if_it_is_named_and_left_as_it_was() {
         !topics(&services.kafka_brokers).iter().any(|known| known == topic)
     })
     .await;
+}
+
+/// A user of the shared RabbitMQ who may do what the pattern says; gone with this value.
+struct User {
+    name: String,
+}
+
+impl User {
+    fn allowed(pattern: &str) -> Self {
+        let user = Self { name: format!("demo-{}", uuid::Uuid::new_v4()) };
+        control(&["add_user", &user.name, PASSWORD]);
+        control(&["set_permissions", &user.name, pattern, pattern, pattern]);
+        user
+    }
+
+    fn url(&self, services: &Services) -> String {
+        let (_, host) = services.rabbitmq_url.rsplit_once('@').expect("the url names a user");
+        format!("amqp://{}:{PASSWORD}@{host}", self.name)
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        control(&["delete_user", &self.name]);
+    }
+}
+
+const PASSWORD: &str = "canary-of-the-demo";
+
+/// What the demo says its user must be granted.
+const GRANT: &str = r"^(outbox-relay-demo-|relay\.lock\.)";
+
+/// The exchange and the queue of a demo that has said their name.
+fn declared_by(demo: &Demo) -> String {
+    let told = demo.process.stderr.all();
+    let line = told.iter().find(|line| line.contains("RabbitMQ is the one at")).expect("it says where");
+    let name = line.split("quorum queue ").nth(1).and_then(|rest| rest.split(',').next());
+    name.unwrap_or_else(|| panic!("no quorum queue in {line}")).to_owned()
+}
+
+#[tokio::test]
+async fn a_real_rabbitmq_is_used_if_it_is_named_and_left_as_it_was() {
+    let name = "a_real_rabbitmq_is_used_if_it_is_named_and_left_as_it_was";
+    let Some(services) = Services::find(name) else { return };
+    let user = User::allowed(GRANT);
+    let papers = TempDir::with_prefix("outbox-relay-papers").expect("the temporary directory takes files");
+    let keep = papers.path().display().to_string();
+    let url = user.url(&services);
+    let mut demo = Demo::start(&["--json", "--rows", FEW, "--keep", &keep, "--rabbitmq", &url]);
+
+    assert_eq!(demo.exit_code().await, Some(0), "{}", demo.output());
+
+    let ledger: Value = serde_json::from_str(&demo.process.stdout.tail(1)).expect("the ledger is JSON");
+    assert_eq!((&ledger["kept"], &ledger["delivered"]), (&true.into(), &1000.into()), "{ledger}");
+    let config = fs::read_to_string(papers.path().join("relay.toml")).expect("the papers are kept");
+    assert!(config.contains("type = \"rabbitmq\""), "{config}");
+    assert!(!config.contains(PASSWORD) && !demo.output().contains(PASSWORD), "{config}\n{}", demo.output());
+    let rabbit = Rabbit::at(&services.rabbitmq_url).await;
+    assert!(!rabbit.knows(&declared_by(&demo)).await, "nothing is left");
+    assert!(demo.is_gone(), "{:?}", users_of(demo.folder.path()));
+}
+
+#[tokio::test]
+async fn a_demo_on_rabbitmq_that_is_told_to_stop_leaves_nothing_there_and_killed_only_for_an_hour() {
+    let name = "a_demo_on_rabbitmq_that_is_told_to_stop_leaves_nothing_there_and_killed_only_for_an_hour";
+    let Some(services) = Services::find(name) else { return };
+    let rabbit = Rabbit::at(&services.rabbitmq_url).await;
+    let mut demo = Demo::start(&["--rows", "20000", "--rabbitmq", &services.rabbitmq_url]);
+    demo.says("writers place orders").await;
+    let declared = declared_by(&demo);
+    assert!(rabbit.knows(&declared).await, "{declared}");
+    let queues = control_says(&["list_queues", "name", "arguments"]);
+    let queue = queues.lines().find(|line| line.contains(&declared)).expect("it was just there");
+    assert!(queue.contains("x-expires") && queue.contains("3600000"), "{queue}");
+    let exchanges = control_says(&["list_exchanges", "name", "auto_delete"]);
+    let exchange = exchanges.lines().find(|line| line.contains(&declared)).expect("it was just there");
+    assert!(exchange.contains("true"), "it goes with its queue: {exchange}");
+
+    demo.process.signal("INT");
+
+    assert_eq!(demo.exit_code().await, Some(130), "{}", demo.output());
+    assert!(!rabbit.knows(&declared).await, "nothing is left");
+}
+
+#[tokio::test]
+async fn a_rabbitmq_that_cannot_be_used_ends_the_demo_with_what_to_do() {
+    let Some(services) = Services::find("a_rabbitmq_that_cannot_be_used_ends_the_demo_with_what_to_do")
+    else {
+        return;
+    };
+    let user = User::allowed("^$");
+    let stranger = user.url(&services).replace(PASSWORD, "not-the-password");
+    for (url, said, hint) in [
+        (
+            "amqp://u:canary@127.0.0.1:1/%2f",
+            "could not connect to RabbitMQ at 127.0.0.1:1: ",
+            "see that it runs",
+        ),
+        (&stranger, "could not connect to RabbitMQ at ", "compare user, password"),
+        (&user.url(&services), "could not declare an exchange and a queue on RabbitMQ at ", GRANT),
+        ("amqp://u:canary@rabbit.example/%2f", "without TLS", "--insecure-allow-plaintext"),
+        ("rabbit.example:5672", "could not use the value of --rabbitmq", "write amqp://"),
+    ] {
+        let mut demo = Demo::start(&["--rabbitmq", url]);
+        assert_eq!(demo.exit_code().await, Some(1), "{said}: {}", demo.output());
+        let told = demo.output();
+        assert!(told.contains(said) && told.contains(hint), "{said}, {hint}: {told}");
+        assert!(!told.contains("canary") && !told.contains("not-the-password"), "{told}");
+        assert!(demo.is_gone(), "{:?}", users_of(demo.folder.path()));
+    }
 }
 
 #[test]

@@ -22,8 +22,8 @@ const KILLS: u64 = 6;
 const WINDOW: u64 = 200;
 
 /// A database with the outbox and the ledger, and an exchange with one queue.
-struct Stage {
-    database: Database,
+pub struct Stage {
+    pub database: Database,
     url: String,
     exchange: String,
     queue: String,
@@ -37,7 +37,7 @@ impl Stage {
         Some(Self::open_on(&services, &services.rabbitmq_url, &quorum()).await)
     }
 
-    async fn open_on(services: &Services, url: &str, queue: &[(&str, AMQPValue)]) -> Self {
+    pub async fn open_on(services: &Services, url: &str, queue: &[(&str, AMQPValue)]) -> Self {
         let database = Database::create_in(&services.postgres_url).await;
         let rabbit = Rabbit::at(url).await;
         let exchange = rabbit.exchange().await;
@@ -50,14 +50,14 @@ impl Stage {
         stage
     }
 
-    fn settings(&self) -> Settings {
+    pub fn settings(&self) -> Settings {
         Settings::rabbitmq(&self.database.url, &self.url, &self.exchange)
             .text("pipeline.name", &self.pipeline)
             .text("lease.ttl", &format!("{}s", LEASE_TTL.as_secs()))
             .set("delivery.in_flight_rows_max", &WINDOW.to_string())
     }
 
-    fn load(&self) -> Load {
+    pub fn load(&self) -> Load {
         Load { transactions: u64::MAX, keys: 500, ..Load::to("orders.placed") }
     }
 
@@ -65,7 +65,7 @@ impl Stage {
         self.database.count("outbox.message where delivered_at is null").await
     }
 
-    async fn delivered(&self) -> i64 {
+    pub async fn delivered(&self) -> i64 {
         self.database.count("outbox.message where delivered_at is not null").await
     }
 
@@ -74,12 +74,12 @@ impl Stage {
         relay.wait_for(PATIENCE, "more rows are delivered", async || self.delivered().await > before).await;
     }
 
-    async fn drained(&self, relay: &mut Relay) {
+    pub async fn drained(&self, relay: &mut Relay) {
         relay.wait_for(PATIENCE, "every row is delivered", async || self.pending().await == 0).await;
     }
 
     /// What the queue holds, compared with what the database holds.
-    async fn verdict(&self) -> Verdict {
+    pub async fn verdict(&self) -> Verdict {
         let entries = ledger::entries(&self.database.pool).await;
         assert!(!entries.is_empty(), "a test without orders proves nothing");
         let taken = Rabbit::at(&self.url).await.take(&self.queue).await;

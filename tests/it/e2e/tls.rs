@@ -1,11 +1,14 @@
 //! Servers that present certificates, good ones and bad ones: only the good are spoken to, and about the
 //! others people are told what is wrong.
 
+use super::rabbitmq;
 use super::stage::{PATIENCE, Stage, stop};
 use crate::support::certificates::{Certificates, Pair, Served, is_presented};
 use crate::support::kafka::{Kafka, Listener};
+use crate::support::ledger;
 use crate::support::postgres::Postgres;
 use crate::support::process::free_port;
+use crate::support::rabbitmq::RabbitServer;
 use crate::support::relay::{Relay, Settings};
 use crate::support::services::Services;
 use crate::support::wait;
@@ -162,4 +165,102 @@ async fn kafka_is_spoken_to_only_with_a_good_certificate() {
     stage.drained(&mut relay).await;
     stop(relay).await;
     stage.verdict().await.assert_kept(40);
+}
+
+/// A RabbitMQ that asks clients for their certificates, and an outbox with a few orders in it.
+struct Broker {
+    server: RabbitServer,
+    certificates: Certificates,
+    client: Pair,
+    stage: rabbitmq::Stage,
+}
+
+impl Broker {
+    async fn open(services: &Services) -> Self {
+        let certificates = Certificates::make();
+        let client = certificates.client("relay");
+        let good = certificates.server(Served::Good);
+        let server = RabbitServer::start_with(&good, &certificates.authority()).await;
+        let stage = rabbitmq::Stage::open_on(services, &server.url(), &[]).await;
+        ledger::backlog(&stage.database.pool, &stage.load(), 20).await;
+        Self { server, certificates, client, stage }
+    }
+
+    /// Has the broker present another certificate, and waits until it does.
+    async fn present(&self, served: Served) {
+        self.server.present(&self.certificates.server(served));
+        let (port, certificate) = (self.server.tls_port, self.certificates.server_file(served));
+        let presented = async || is_presented(port, None, &certificate);
+        wait::eventually(PATIENCE, "the broker presents the certificate", presented).await;
+    }
+
+    /// A relay that trusts the authority and nobody else, without a certificate of its own.
+    fn unknown(&self, port: u16) -> Settings {
+        self.stage
+            .settings()
+            .text("sink.rabbitmq.url", &format!("amqps://guest:guest@localhost:{port}/%2f"))
+            .text("sink.rabbitmq.ca_file", &self.certificates.authority().to_string_lossy())
+    }
+
+    fn settings(&self) -> Settings {
+        showing(&self.client, self.unknown(self.server.tls_port))
+    }
+
+    /// A relay with these settings says why it does not speak to the broker, and delivers nothing.
+    async fn is_refused(&self, settings: &Settings, words: &str) -> Relay {
+        let mut relay = settings.run();
+        says(&mut relay, words).await;
+        says(&mut relay, r#"error_type="tls""#).await;
+        says(&mut relay, "see that the broker's certificate is valid now, names the host").await;
+        assert_eq!(self.stage.delivered().await, 0, "{words}");
+        relay
+    }
+}
+
+fn showing(client: &Pair, settings: Settings) -> Settings {
+    settings
+        .text("sink.rabbitmq.cert_file", &client.certificate.to_string_lossy())
+        .text("sink.rabbitmq.key_file", &client.key.to_string_lossy())
+}
+
+#[tokio::test]
+async fn rabbitmq_is_spoken_to_only_with_a_good_certificate_and_bad_ones_are_named() {
+    let Some(services) = Services::find("TLS to RabbitMQ") else { return };
+    let broker = Broker::open(&services).await;
+    for (served, words) in BAD {
+        broker.present(served).await;
+        let mut relay = broker.is_refused(&broker.settings(), words).await;
+        if served == Served::SelfSigned {
+            // Mended, it is spoken to by the relay that refused it.
+            broker.present(Served::Good).await;
+            broker.stage.drained(&mut relay).await;
+            stop(relay).await;
+        }
+    }
+    broker.stage.verdict().await.assert_kept(0);
+}
+
+#[tokio::test]
+async fn a_client_certificate_opens_rabbitmq_and_its_absence_is_explained() {
+    let Some(services) = Services::find("client certificates for RabbitMQ") else { return };
+    let broker = Broker::open(&services).await;
+    let Broker { server, client, stage, .. } = &broker;
+    let absent = broker.unknown(server.tls_port);
+    broker.is_refused(&absent, "the server asks for a client certificate").await;
+    let stranger = Certificates::make();
+    let foreign = showing(&stranger.client("relay"), absent);
+    broker.is_refused(&foreign, "the server does not accept our client certificate").await;
+    let plain = showing(client, broker.unknown(server.port));
+    broker.is_refused(&plain, "the server does not speak TLS").await;
+    let missing = broker.settings().text("sink.rabbitmq.key_file", "/nowhere.key");
+    broker.is_refused(&missing, "could not read /nowhere.key").await;
+
+    // The user is the certificate's name, and has no password.
+    server.control(&["add_user", "relay", &uuid::Uuid::new_v4().to_string()]);
+    server.control(&["set_permissions", "relay", r"^relay\.lock\.", ".*", "^$"]);
+    let url = format!("amqps://localhost:{}/%2f?auth_mechanism=external", server.tls_port);
+    let mut relay = broker.settings().text("sink.rabbitmq.url", &url).run();
+    stage.drained(&mut relay).await;
+    stop(relay).await;
+    stage.verdict().await.assert_kept(0);
 }

@@ -15,10 +15,15 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use tempfile::TempDir;
 
+use super::certificates::Pair;
 use super::process::{Process, free_port};
 use super::{services, wait};
 
 const CONF: &str = include_str!("rabbitmq.conf");
+/// Where a broker that speaks TLS finds whom it trusts, and who it is.
+const AUTHORITY: &str = "ca.pem";
+const CERTIFICATE: &str = "server.pem";
+const CERTIFICATE_KEY: &str = "server.key";
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const TAKE_DEADLINE: Duration = Duration::from_secs(120);
@@ -86,6 +91,23 @@ impl Rabbit {
         bound.await.expect("a binding");
     }
 
+    /// Whether there is an exchange or a queue of that name.
+    pub async fn knows(&self, name: &str) -> bool {
+        // A refusal ends its channel.
+        let channel = async || self.connection.create_channel().await.expect("a channel");
+        let (queue, exchange) = (
+            QueueDeclareOptions { passive: true, ..Default::default() },
+            ExchangeDeclareOptions { passive: true, ..Default::default() },
+        );
+        let table = FieldTable::default;
+        channel().await.queue_declare(name.into(), queue, table()).await.is_ok()
+            || channel()
+                .await
+                .exchange_declare(name.into(), ExchangeKind::Topic, exchange, table())
+                .await
+                .is_ok()
+    }
+
     /// How many messages the queue holds ready.
     pub async fn depth(&self, queue: &str) -> u32 {
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
@@ -113,36 +135,92 @@ pub fn quorum() -> [(&'static str, AMQPValue); 1] {
 
 /// `rabbitmqctl` with `arguments`, at the shared broker.
 pub fn control(arguments: &[&str]) {
-    run_control(&services::rabbitmq_environment(), arguments);
+    control_says(arguments);
 }
 
-fn run_control(environment: &[(String, String)], arguments: &[&str]) {
+/// What it prints.
+pub fn control_says(arguments: &[&str]) -> String {
+    run_control(&services::rabbitmq_environment(), arguments)
+}
+
+fn run_control(environment: &[(String, String)], arguments: &[&str]) -> String {
     let program = Path::new(&services::rabbitmq_bin()).join("rabbitmqctl");
     let mut command = Command::new(program);
     command.arg("-q").args(arguments).envs(environment.iter().map(|(name, value)| (name, value)));
     let output = command.output().expect("rabbitmqctl runs");
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A private broker. Its ports and its data survive a stop; both end with this value.
 #[derive(Debug)]
 pub struct RabbitServer {
     pub port: u16,
+    /// Where it speaks TLS, if it does.
+    pub tls_port: u16,
     environment: Vec<(String, String)>,
     process: Option<Process>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl RabbitServer {
     pub async fn start() -> Self {
-        let dir = TempDir::with_prefix("outbox-relay-rabbitmq").expect("the temporary directory takes files");
-        fs::write(dir.path().join("rabbitmq.conf"), CONF).expect("the temporary directory takes files");
-        fs::write(dir.path().join("plugins"), "[].").expect("the temporary directory takes files");
-        let port = free_port();
-        let environment = environment(dir.path(), port);
-        let mut server = Self { port, environment, process: None, _dir: dir };
+        let mut server = Self::prepare();
         server.restart().await;
         server
+    }
+
+    /// A broker that speaks TLS as well, to clients with a certificate of `authority` alone, who may log in
+    /// with it.
+    pub async fn start_with(presented: &Pair, authority: &Path) -> Self {
+        let mut server = Self::prepare();
+        let path = |name| server.dir.path().join(name).to_string_lossy().into_owned();
+        let (certificate, key, trusted) = (path(CERTIFICATE), path(CERTIFICATE_KEY), path(AUTHORITY));
+        server.write(
+            "rabbitmq.conf",
+            &format!(
+                "{CONF}\nlisteners.ssl.default = 127.0.0.1:{}\nssl_options.certfile = {certificate}\n\
+                 ssl_options.keyfile = {key}\nssl_options.cacertfile = {trusted}\n\
+                 ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n\
+                 auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = EXTERNAL\nssl_cert_login_from = common_name\n",
+                server.tls_port
+            ),
+        );
+        server.write("plugins", "[rabbitmq_auth_mechanism_ssl].");
+        server.copy(authority, AUTHORITY);
+        server.copy_pair(presented);
+        server.restart().await;
+        server
+    }
+
+    fn prepare() -> Self {
+        let dir = TempDir::with_prefix("outbox-relay-rabbitmq").expect("the temporary directory takes files");
+        let (port, tls_port) = (free_port(), free_port());
+        let environment = environment(dir.path(), port);
+        let server = Self { port, tls_port, environment, process: None, dir };
+        server.write("rabbitmq.conf", CONF);
+        server.write("plugins", "[].");
+        server
+    }
+
+    /// Has the broker present another certificate from now on.
+    pub fn present(&self, presented: &Pair) {
+        self.copy_pair(presented);
+        // It keeps what it has read for minutes.
+        self.control(&["eval", "ssl:clear_pem_cache()."]);
+    }
+
+    fn copy_pair(&self, Pair { certificate, key }: &Pair) {
+        self.copy(certificate, CERTIFICATE);
+        self.copy(key, CERTIFICATE_KEY);
+    }
+
+    fn copy(&self, file: &Path, name: &str) {
+        fs::copy(file, self.dir.path().join(name)).expect("the temporary directory takes files");
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.dir.path().join(name), text).expect("the temporary directory takes files");
     }
 
     pub fn url(&self) -> String {
