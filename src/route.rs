@@ -4,6 +4,7 @@
 //! about delivery: a row that cannot become a record is handed on with the reason. What a record holds
 //! is documented to the byte in `docs/record.md`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use crate::message::{Message, Payload, RowRef, Timestamp};
 use crate::sink::{Destination, ErrorType, Failure, Fault, Record};
 use crate::source::LaneKey;
 
+mod allow;
 mod destination;
 mod format;
 mod glob;
@@ -22,6 +24,7 @@ mod problems;
 mod row;
 mod template;
 
+pub use allow::Allowed;
 pub use glob::Glob;
 pub(crate) use headers::{CONTENT_TYPE, CORRELATION_ID, REPLY_TO};
 pub use headers::{HEADER_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_MAX};
@@ -87,11 +90,18 @@ impl Route {
         ways.filter_map(|way| destination::fixed(&way.target)).collect()
     }
 
-    /// The destination's [identity](Destination::identity) as an SQL expression of type text, equal
-    /// byte for byte to what [`apply`](Self::apply) computes and NULL where that finds no value.
+    /// The [identity](Destination::identity) of the destination's [scope](Destination::scope) as an SQL
+    /// expression of type text, equal byte for byte to what [`apply`](Self::apply) computes for the lane
+    /// and NULL where that finds no value.
     /// `column` gives the SQL of a place of a template as text: `o."kind"::text`.
-    pub fn destination_sql(&self, column: impl Fn(&str) -> String) -> String {
-        destination::sql(&self.rules, &self.rest, column)
+    pub fn scope_sql(&self, column: impl Fn(&str) -> String) -> String {
+        destination::scope_sql(&self.rules, &self.rest, column)
+    }
+
+    /// The places that [`scope_sql`](Self::scope_sql) asks for.
+    #[must_use]
+    pub fn scope_places(&self) -> BTreeSet<&str> {
+        destination::scope_places(&self.rules, &self.rest)
     }
 
     /// Takes the message apart; its bytes are shared with the record, and copied only by a format that
@@ -116,7 +126,7 @@ impl Route {
             config::Ordering::Key => message
                 .key
                 .clone()
-                .map(|key| LaneKey { destination: found.map(|found| found.destination.clone()), key }),
+                .map(|key| LaneKey { scope: found.map(|found| found.destination.scope()), key }),
         }
     }
 

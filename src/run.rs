@@ -226,14 +226,15 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-/// What the source needs of the configuration, with the route's destination as SQL.
+/// What the source needs of the configuration, with the route's scope as SQL.
 ///
 /// # Errors
 /// Everything wrong with the route.
 fn source_settings(config: &Config) -> Result<(PollSettings, Route), Failed> {
     let route = Route::new(&config.route, &config.outbox, config.delivery.ordering)
         .map_err(|problems| Failed { exit: Exit::Config, text: problems.join("\n") })?;
-    let destination_sql = destination_sql(&route, &config.outbox.columns);
+    let columns = &config.outbox.columns;
+    let (scope_sql, scope_columns) = (scope_sql(&route, columns), scope_columns(&route, columns));
     let settings = PollSettings {
         pipeline: config.pipeline.clone(),
         database: config.database.clone(),
@@ -241,26 +242,37 @@ fn source_settings(config: &Config) -> Result<(PollSettings, Route), Failed> {
         outbox: config.outbox.clone(),
         lease: config.lease.clone(),
         ordering: config.delivery.ordering,
-        destination_sql,
+        scope_sql,
+        scope_columns,
     };
     Ok((settings, route))
 }
 
-/// The destination of a row of the table `o`, as SQL.
+/// The scope of a row of the table `o`, as SQL.
 #[must_use]
-pub fn destination_sql(route: &Route, columns: &config::Columns) -> String {
-    route.destination_sql(|place| {
-        let column = match place {
-            "id" => Some(&columns.id),
-            "destination" => columns.destination.as_ref(),
-            "kind" => columns.kind.as_ref(),
-            "key" => columns.key.as_ref(),
-            header => columns.to_headers.get(header),
-        };
+pub fn scope_sql(route: &Route, columns: &config::Columns) -> String {
+    route.scope_sql(|place| {
         // `concat` writes what the column's output function writes, which a cast to text does not.
-        column.map_or("null::text".to_owned(), |column| {
+        place_column(place, columns).map_or("null::text".to_owned(), |column| {
             let column = format!("o.{}", column.quoted());
             format!("case when {column} is not null then concat({column}) end")
         })
     })
+}
+
+/// The columns in it. Those of ids are left out: whatever their type, they are read as text.
+#[must_use]
+pub fn scope_columns(route: &Route, columns: &config::Columns) -> Vec<config::ColumnName> {
+    let places = route.scope_places().into_iter().filter(|place| *place != "id");
+    places.filter_map(|place| place_column(place, columns).cloned()).collect()
+}
+
+fn place_column<'c>(place: &str, columns: &'c config::Columns) -> Option<&'c config::ColumnName> {
+    match place {
+        "id" => Some(&columns.id),
+        "destination" => columns.destination.as_ref(),
+        "kind" => columns.kind.as_ref(),
+        "key" => columns.key.as_ref(),
+        header => columns.to_headers.get(header),
+    }
 }

@@ -29,7 +29,7 @@ pub use problem::{Problem, Problems};
 pub use secret::Secret;
 pub use show::show;
 
-use crate::route::{Glob, Template};
+use crate::route::{Allowed, Glob, Template};
 use crate::sink::OnUnroutable;
 
 #[derive(Debug, Clone)]
@@ -178,7 +178,7 @@ pub struct Route {
     /// `[[route.when]]`: the first rule that a row meets decides.
     pub when: Vec<Rule>,
     /// Destinations a row may reach; empty: all that are valid and not reserved.
-    pub allow: Vec<Glob>,
+    pub allow: Vec<Allowed>,
     /// The header that carries the row's id, where it is not a property of the message.
     pub id_header: String,
     /// The header that carries the event type, if the kind column is mapped. `None`: it is not sent.

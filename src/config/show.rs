@@ -146,7 +146,7 @@ fn columns(page: &mut Page, columns: &Columns) {
 fn route(page: &mut Page, route: &Route) {
     page.section("route");
     way(page, &route.rest);
-    let allow: Vec<_> = route.allow.iter().map(|glob| written(&glob.to_string())).collect();
+    let allow: Vec<_> = route.allow.iter().map(|allowed| written(&allowed.to_string())).collect();
     page.bare("allow", format!("[{}]", allow.join(", ")));
     page.text("id_header", &route.id_header);
     page.text("kind_header", route.kind_header.as_deref().unwrap_or(""));

@@ -110,11 +110,11 @@ impl Relay {
         let lanes: BTreeSet<u32> = self.closed_lanes.union(&self.full_lanes).copied().collect();
         Skip {
             lanes: lanes.into_iter().map(|number| self.lanes.key(number).clone()).collect(),
-            destinations: self
+            scopes: self
                 .outlets
                 .iter()
                 .filter(|(_, _, outlet)| outlet.crowded_since.is_some())
-                .filter_map(|(_, destination, _)| destination.clone())
+                .filter_map(|(_, scope, _)| scope.clone())
                 .collect(),
         }
     }
@@ -177,8 +177,8 @@ impl Relay {
             passed_over.insert(lane);
         }
         let mut passed_over_outlets = BTreeSet::new();
-        for destination in &read.skip.destinations {
-            let outlet = self.outlets.enter(&Some(destination.clone()));
+        for scope in &read.skip.scopes {
+            let outlet = self.outlets.enter(&Some(scope.clone()));
             Gap::note(&mut self.outlets[outlet].gap, first, number);
             self.gapped_outlets.insert(outlet);
             passed_over_outlets.insert(outlet);
@@ -212,8 +212,8 @@ impl Relay {
         if known || held {
             return false;
         }
-        let destination = routed.content.as_ref().ok().map(|record| record.destination.clone());
-        let outlet = self.outlets.enter(&destination);
+        let scope = routed.content.as_ref().ok().map(|record| record.destination.scope());
+        let outlet = self.outlets.enter(&scope);
         let lane = routed.lane.as_ref().map(|key| self.lanes.enter(key));
         if self.refuses(outlet, lane, routed.row.position) {
             return false;
@@ -267,7 +267,7 @@ impl Relay {
         self.held_rows.retain(|id, held| {
             let covered = read.after < held.position
                 && last.is_none_or(|last| last >= held.position)
-                && !read.passed_over(held.destination.as_ref());
+                && !read.passed_over(held.scope.as_ref());
             let gone = covered && read.number > held.noted && held.until.is_none() && !hand.holds(id);
             if gone {
                 doubted.remove(id);
@@ -310,7 +310,7 @@ impl Relay {
         let shows = |position: Position| read.after < position && last.is_none_or(|last| last >= position);
         let Some(state) = self.lanes.get_mut(lane) else { return };
         let known = state.trouble.as_ref().is_none_or(|trouble| shows(trouble.position));
-        if known && !read.passed_over(self.lanes.key(lane).destination.as_ref()) {
+        if known && !read.passed_over(self.lanes.key(lane).scope.as_ref()) {
             self.forget_lane_if_idle(lane);
         }
     }

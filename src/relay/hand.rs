@@ -7,7 +7,7 @@ use foldhash::HashMap;
 use std::sync::Arc;
 
 use crate::message::{RowId, RowRef};
-use crate::sink::{Failure, Record, Token};
+use crate::sink::{Destination, Failure, Record, Token};
 
 /// Rows and bytes: what a window limits, and how much of it is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,6 +71,13 @@ pub(super) struct Slot {
     /// The term it was read in. A slot of an earlier term only waits to be settled.
     pub(super) term: u64,
     uses: u32,
+}
+
+impl Slot {
+    /// Where its record goes, if it has one.
+    pub(super) fn record_destination(&self) -> Option<&Destination> {
+        self.content.as_ref()?.as_ref().ok().map(|record| &record.destination)
+    }
 }
 
 /// Slots in use, their tokens, and which row is where.

@@ -1,6 +1,6 @@
 //! Lanes and outlets: order within a key, and fairness between destinations.
 //!
-//! A **lane** holds the messages of one destination and key, in outbox order, and lets one of them be
+//! A **lane** holds the messages of one key within a topic or an exchange, in outbox order, and lets one of them be
 //! unconfirmed at a time: the only setting in which nothing can overtake. When its head fails, the
 //! lane closes, its successors leave the hand, and the head is read again when it is due.
 //!
@@ -9,7 +9,7 @@
 //!   Flowing ───────────▶ Closed(until) ─────────▶ Flowing with a gap ─────────────────────▶ Flowing
 //! ```
 //!
-//! An **outlet** is a destination's share of the windows, so that a slow one leaves room for others.
+//! An **outlet** is the share of the windows of one topic or exchange, so that a slow one leaves room for others.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -92,7 +92,7 @@ impl Limits {
         (self.read_ahead.rows / 16).max(3)
     }
 
-    /// The part of a window that one destination may fill, so that a slow one leaves room for others.
+    /// The part of a window that one topic or exchange may fill, so that a slow one leaves room for others.
     fn outlet_share(window: Load) -> Load {
         window.share(1, 2)
     }
@@ -157,6 +157,7 @@ pub enum News {
     /// A message failed for a reason other than an outage: it and its key wait.
     Held {
         row: RowRef,
+        /// Its scope alone where nothing more can be said.
         destination: Option<Destination>,
         failure: Failure,
         tries: u32,
@@ -235,7 +236,7 @@ enum Due {
 #[derive(Debug)]
 struct HeldRow {
     position: Position,
-    destination: Option<Destination>,
+    scope: Option<Destination>,
     tries: u32,
     /// `None` once it is due and may be read again.
     until: Option<Duration>,

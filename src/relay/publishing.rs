@@ -281,7 +281,8 @@ impl Relay {
     fn hold(&mut self, now: Duration, number: u32, failure: Failure) {
         let slot = self.hand.get(number);
         let (lane, row, outlet) = (slot.lane, slot.row.clone(), slot.destination);
-        let destination = self.destination(lane, outlet);
+        let scope = self.scope(lane, outlet);
+        let destination = slot.record_destination().cloned().or_else(|| scope.clone());
         let was_sent = slot.stage == Stage::Sent;
         if let Some(lane) = lane {
             let state = &mut self.lanes[lane];
@@ -293,16 +294,16 @@ impl Relay {
             Some(lane) if self.rules.keep(Rule::DropSuccessors) => self.close_lane(now, lane, &row),
             Some(lane) => {
                 self.list(lane);
-                self.hold_row(now, &row, destination.clone())
+                self.hold_row(now, &row, scope)
             }
-            None => self.hold_row(now, &row, destination.clone()),
+            None => self.hold_row(now, &row, scope),
         };
         self.tell(News::Held { row, destination, failure, tries, again_in });
     }
 
-    fn destination(&self, lane: Option<u32>, outlet: u32) -> Option<Destination> {
+    fn scope(&self, lane: Option<u32>, outlet: u32) -> Option<Destination> {
         match self.lane_key(lane) {
-            Some(key) => key.destination.clone(),
+            Some(key) => key.scope.clone(),
             None => self.outlets.key(outlet).clone(),
         }
     }
@@ -330,12 +331,11 @@ impl Relay {
         (tries, again_in)
     }
 
-    fn hold_row(&mut self, now: Duration, row: &RowRef, destination: Option<Destination>) -> (u32, Duration) {
+    fn hold_row(&mut self, now: Duration, row: &RowRef, scope: Option<Destination>) -> (u32, Duration) {
         let draw = self.draw();
         let tries = self.held_rows.get(&row.id).map_or(1, |held| held.tries.saturating_add(1));
         let again_in = self.limits.backoff.pause(tries - 1, draw);
-        let held =
-            HeldRow { position: row.position, destination, tries, until: Some(now + again_in), noted: 0 };
+        let held = HeldRow { position: row.position, scope, tries, until: Some(now + again_in), noted: 0 };
         self.held_rows.insert(row.id.clone(), held);
         self.due.push(Reverse((now + again_in, Due::Row(row.id.clone()))));
         (tries, again_in)

@@ -69,7 +69,7 @@ pub(super) struct Outstanding {
 impl Outstanding {
     /// Whether the read left out a destination's rows; `None` is one not known, that any may be.
     pub(super) fn passed_over(&self, destination: Option<&Destination>) -> bool {
-        let skipped = &self.skip.destinations;
+        let skipped = &self.skip.scopes;
         destination.map_or(!skipped.is_empty(), |destination| skipped.contains(destination))
     }
 }

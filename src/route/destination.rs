@@ -1,12 +1,13 @@
 //! Where a row goes: names are made of its values, checked, and kept for the next row.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::allow::Allowed;
 use super::glob::Glob;
 use super::name;
 use super::row::{Row, Unfilled};
-use super::template::Template;
+use super::template::{Part, Template};
 use crate::config::{Rule, Target, Way};
 use crate::sink::{Destination, Failure, printable};
 
@@ -16,7 +17,8 @@ pub(super) const KEPT_MAX: usize = 10_000;
 /// Characters of a bad name that a reason shows.
 const SHOWN_MAX: usize = 64;
 
-/// A destination as rendered, and why no record may go there.
+/// A destination as rendered, and why no record may go there. Its scope can be relied on even so: a
+/// routing key that a row has no value for is left empty.
 pub(super) struct Found {
     pub(super) destination: Destination,
     pub(super) verdict: Result<(), Failure>,
@@ -26,7 +28,7 @@ pub(super) struct Found {
 #[derive(Debug, Clone)]
 pub(super) struct Destinations {
     /// Those a row may reach; empty: all that are valid.
-    allow: Vec<Glob>,
+    allow: Vec<Allowed>,
     /// Valid ones seen so far by their identity, so that equal ones share one allocation and one
     /// validation.
     kept: HashMap<Box<str>, Destination>,
@@ -35,41 +37,50 @@ pub(super) struct Destinations {
 }
 
 impl Destinations {
-    pub(super) fn new(allow: Vec<Glob>) -> Self {
+    pub(super) fn new(allow: Vec<Allowed>) -> Self {
         Self { allow, kept: HashMap::new(), rendered: String::new() }
     }
 
-    /// The destination that `target` means for this row, or why it means none.
+    /// The destination that `target` means for this row, or why it has not even a scope.
     pub(super) fn find(&mut self, target: &Target, row: Row<'_>) -> Result<Found, Failure> {
-        let routing_key_at = self.render(target, row)?;
+        self.rendered.clear();
+        match target {
+            Target::Topic(topic) => {
+                self.render("topic", topic, row)?;
+                Ok(self.known(None))
+            }
+            Target::Exchange { exchange, routing_key } => {
+                self.render("exchange", exchange, row)?;
+                self.rendered.push(Destination::SEPARATOR);
+                let at = self.rendered.len();
+                Ok(match self.render("routing key", routing_key, row) {
+                    Ok(()) => self.known(Some(at)),
+                    Err(failure) => self.without_routing_key(at, failure),
+                })
+            }
+        }
+    }
+
+    fn render(&mut self, what: &str, template: &Template, row: Row<'_>) -> Result<(), Failure> {
+        row.fill(&mut self.rendered, template).map_err(|why| unfilled(what, &why))
+    }
+
+    /// The destination of what is rendered, in which the routing key begins there.
+    fn known(&mut self, routing_key_at: Option<usize>) -> Found {
         if let Some(kept) = self.kept.get(self.rendered.as_str()) {
-            return Ok(Found { destination: kept.clone(), verdict: Ok(()) });
+            return Found { destination: kept.clone(), verdict: Ok(()) };
         }
         let destination = self.made(routing_key_at);
         let verdict = check(&destination).and_then(|()| self.allowed(&destination));
         if verdict.is_ok() && self.kept.len() < KEPT_MAX {
             self.kept.insert(self.rendered.as_str().into(), destination.clone());
         }
-        Ok(Found { destination, verdict })
+        Found { destination, verdict }
     }
 
-    /// Leaves the identity in `rendered` and says where in it the routing key begins.
-    fn render(&mut self, target: &Target, row: Row<'_>) -> Result<Option<usize>, Failure> {
-        let text = &mut self.rendered;
-        text.clear();
-        match target {
-            Target::Topic(topic) => {
-                row.fill(text, topic).map_err(|why| unfilled("topic", &why))?;
-                Ok(None)
-            }
-            Target::Exchange { exchange, routing_key } => {
-                row.fill(text, exchange).map_err(|why| unfilled("exchange", &why))?;
-                text.push(Destination::SEPARATOR);
-                let at = text.len();
-                row.fill(text, routing_key).map_err(|why| unfilled("routing key", &why))?;
-                Ok(Some(at))
-            }
-        }
+    fn without_routing_key(&mut self, at: usize, failure: Failure) -> Found {
+        self.rendered.truncate(at);
+        Found { destination: self.made(Some(at)), verdict: Err(failure) }
     }
 
     fn made(&self, routing_key_at: Option<usize>) -> Destination {
@@ -93,27 +104,18 @@ impl Destinations {
     }
 }
 
-/// A pattern with a colon is about `exchange:routing_key`, one without about the exchange or topic.
-pub(super) fn is_allowed(allow: &[Glob], destination: &Destination) -> bool {
-    let covers = |glob: &Glob| match destination {
-        Destination::Exchange { .. } if glob.has_colon() => glob.matches(destination.to_string().as_bytes()),
-        Destination::Exchange { .. } | Destination::Topic(_) => glob.matches(destination.name().as_bytes()),
-    };
-    allow.is_empty() || allow.iter().any(covers)
+pub(super) fn is_allowed(allow: &[Allowed], destination: &Destination) -> bool {
+    allow.is_empty() || allow.iter().any(|allowed| allowed.covers(destination))
 }
 
 /// Whether any row of this way may go where it leads. What rows decide is left to them.
-pub(super) fn is_allowed_to_some(allow: &[Glob], target: &Target) -> bool {
+pub(super) fn is_allowed_to_some(allow: &[Allowed], target: &Target) -> bool {
     if let Some(destination) = fixed(target) {
         return is_allowed(allow, &destination);
     }
     let Target::Exchange { exchange, .. } = target else { return true };
     let Some(exchange) = exchange.literal() else { return true };
-    let prefix = format!("{exchange}:");
-    let covers = |glob: &Glob| {
-        glob.matches(exchange.as_bytes()) || glob.has_colon() && glob.could_match(prefix.as_bytes())
-    };
-    allow.is_empty() || allow.iter().any(covers)
+    allow.is_empty() || allow.iter().any(|allowed| allowed.covers_some_of(exchange))
 }
 
 fn check(destination: &Destination) -> Result<(), Failure> {
@@ -160,15 +162,29 @@ pub(super) fn fixed(target: &Target) -> Option<Destination> {
     }
 }
 
-/// The identity of a row's destination as an SQL expression; NULL where [`Destinations::find`] finds no
+/// The identity of the scope of a row's destination as an SQL expression; NULL where [`Destinations::find`] finds no
 /// value. `column` gives the SQL of a place as text.
-pub(super) fn sql(rules: &[Rule], rest: &Way, column: impl Fn(&str) -> String) -> String {
+pub(super) fn scope_sql(rules: &[Rule], rest: &Way, column: impl Fn(&str) -> String) -> String {
     let rest = target_sql(&rest.target, &column);
     if rules.is_empty() {
         return rest;
     }
     let whens: Vec<String> = rules.iter().map(|rule| when_sql(rule, &column)).collect();
     format!("(case {} else {rest} end)", whens.join(" "))
+}
+
+/// The places in [`scope_sql`].
+pub(super) fn scope_places<'r>(rules: &'r [Rule], rest: &'r Way) -> BTreeSet<&'r str> {
+    let conditions = rules.iter().flat_map(|rule| &rule.conditions).map(|(place, _)| place.as_str());
+    let ways = rules.iter().map(|rule| &rule.way).chain([rest]);
+    let parts = ways.flat_map(|way| scope_template(&way.target).parts());
+    conditions.chain(parts.filter_map(Part::place)).collect()
+}
+
+fn scope_template(target: &Target) -> &Template {
+    match target {
+        Target::Topic(name) | Target::Exchange { exchange: name, routing_key: _ } => name,
+    }
 }
 
 fn when_sql(rule: &Rule, column: &impl Fn(&str) -> String) -> String {
@@ -182,12 +198,9 @@ fn when_sql(rule: &Rule, column: &impl Fn(&str) -> String) -> String {
 }
 
 fn target_sql(target: &Target, column: &impl Fn(&str) -> String) -> String {
-    let sql = |template: &Template| template.sql(column);
+    let name = scope_template(target).sql(column);
     match target {
-        Target::Topic(topic) => sql(topic),
-        Target::Exchange { exchange, routing_key } => {
-            let separator = u32::from(Destination::SEPARATOR);
-            format!("({} || chr({separator}) || {})", sql(exchange), sql(routing_key))
-        }
+        Target::Topic(_) => name,
+        Target::Exchange { .. } => format!("({name} || chr({}))", u32::from(Destination::SEPARATOR)),
     }
 }

@@ -49,17 +49,6 @@ impl Glob {
         pattern[at..].iter().all(|byte| *byte == b'*')
     }
 
-    /// Whether some value that begins with `prefix` could be covered.
-    pub(super) fn could_match(&self, prefix: &[u8]) -> bool {
-        let pattern = self.0.as_bytes();
-        let agrees = pattern.iter().zip(prefix).take_while(|(own, given)| own == given).count();
-        agrees == prefix.len() || pattern.get(agrees) == Some(&b'*')
-    }
-
-    pub(super) fn has_colon(&self) -> bool {
-        self.0.contains(':')
-    }
-
     /// The same as a pattern of `like … escape '\'`, not yet quoted.
     pub(super) fn like(&self) -> String {
         let mut like = String::with_capacity(self.0.len());
@@ -109,19 +98,6 @@ mod tests {
             ("*aab", "aaaab", true),
         ] {
             assert_eq!(glob(pattern).matches(value.as_bytes()), expected, "{pattern} over {value}");
-        }
-    }
-
-    #[test]
-    fn a_beginning_is_told_that_no_end_would_do() {
-        for (pattern, prefix, expected) in [
-            ("a:*", "a:", true),
-            ("a*", "abc", true),
-            ("b:*", "a:", false),
-            ("a", "a:", false),
-            ("*x", "a:", true),
-        ] {
-            assert_eq!(glob(pattern).could_match(prefix.as_bytes()), expected, "{pattern} over {prefix}");
         }
     }
 

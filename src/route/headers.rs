@@ -182,8 +182,7 @@ impl Headers {
         self.reserved.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
             || name.starts_with("__")
             || is_relays(name)
-            || self.amqp
-                && (begins(name, "x-") || AMQP_RESERVED.iter().any(|it| it.eq_ignore_ascii_case(name)))
+            || self.amqp && is_amqps(name)
     }
 }
 
@@ -196,6 +195,11 @@ fn enveloped(format: &config::Format) -> Vec<Arc<str>> {
 
 fn begins(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// Names that RabbitMQ takes for orders: to which other queues a message goes, among other things.
+pub(super) fn is_amqps(name: &str) -> bool {
+    begins(name, "x-") || AMQP_RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
 }
 
 /// Names that are kept for the relay, whatever it comes to say.

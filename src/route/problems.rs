@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::destination::is_allowed_to_some;
 use super::format::CREATED_AT;
-use super::headers::{check_name, is_relays};
+use super::headers::{check_name, is_amqps, is_relays};
 use super::name;
 use super::row::{PLACES, is_mapped};
 use super::template::{Part, Template};
@@ -147,6 +147,12 @@ impl Finder<'_> {
 
     /// A name that nobody but the configuration chose would only show at the first row.
     fn allow(&mut self, route: &Route) {
+        if matches!(route.rest.target, Target::Topic(_)) {
+            for allowed in route.allow.iter().filter(|allowed| allowed.has_routing_key()) {
+                let problem = format!("has \"{allowed}\", and a topic has no routing key");
+                self.report("route.allow".to_owned(), problem, "write the topic alone");
+            }
+        }
         let ways = std::iter::once(("route".to_owned(), &route.rest));
         let rules = route.when.iter().enumerate();
         let ways = ways.chain(rules.map(|(i, rule)| (format!("route.when[{i}]"), &rule.way)));
@@ -176,10 +182,10 @@ impl Finder<'_> {
                 self.report(format!("route.{key}"), format!("is the same as {other}"), "write another name");
             }
         }
-        self.mapped_headers(&own);
+        self.mapped_headers(&own, matches!(route.rest.target, Target::Exchange { .. }));
     }
 
-    fn mapped_headers(&mut self, own: &[(&str, &String)]) {
+    fn mapped_headers(&mut self, own: &[(&str, &String)], to_exchange: bool) {
         for header in self.columns.to_headers.keys() {
             let key = format!("outbox.{}", header_key(header));
             if let Err(rule) = check_name(header) {
@@ -190,6 +196,9 @@ impl Finder<'_> {
                     "begins with \"relay-\", as only the relay's headers do",
                     "write another name",
                 );
+            } else if to_exchange && is_amqps(header) {
+                let problem = "is reserved: RabbitMQ would take it for more than a header";
+                self.report(key, problem, "write another name, without CC, BCC, user_id, expiration and x-");
             } else if own.iter().any(|(_, name)| name.eq_ignore_ascii_case(header)) {
                 let hint = "remove it, or rename route.id_header, route.kind_header or route.key_header";
                 self.report(key, "is a header the relay writes itself", hint);

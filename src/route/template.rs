@@ -14,6 +14,16 @@ pub(super) enum Part {
     Place(String),
 }
 
+impl Part {
+    /// The name of the place, if it is one.
+    pub(super) fn place(&self) -> Option<&str> {
+        match self {
+            Self::Place(name) => Some(name),
+            Self::Literal(_) => None,
+        }
+    }
+}
+
 impl Template {
     /// Reads literal text and `{name}` places; `{{` and `}}` stand for the braces themselves.
     ///

@@ -157,7 +157,7 @@ fn a_null_in_the_template_is_a_permanent_failure_and_its_lane_has_no_destination
     let mut row = message();
     row.destination = None;
     let routed = route("{destination}").apply(row);
-    let lane = LaneKey { destination: None, key: bytes("customer-1") };
+    let lane = LaneKey { scope: None, key: bytes("customer-1") };
     assert_eq!(routed.lane, Some(lane));
     assert_eq!(failure(routed).error_type, ErrorType::InvalidRecord);
 }
@@ -168,7 +168,7 @@ fn a_topic_kafka_would_refuse_is_a_permanent_failure_in_a_lane_of_that_name() {
         let mut row = message();
         row.destination = Some(bytes(name));
         let routed = route("{destination}").apply(row);
-        assert_eq!(routed.lane.as_ref().and_then(|lane| lane.destination.clone()), Some(topic(name)));
+        assert_eq!(routed.lane.as_ref().and_then(|lane| lane.scope.clone()), Some(topic(name)));
         let reason = failure(routed).reason;
         assert!(reason.contains(rule), "{reason}");
     }
@@ -316,7 +316,7 @@ fn a_route_over_columns_that_are_not_mapped_is_refused_with_all_its_problems() {
 
 #[test]
 fn the_topic_in_sql_asks_for_the_same_places() {
-    let sql = route("t.{tenant}.{kind}").destination_sql(|name| format!("o.{name}::text"));
+    let sql = route("t.{tenant}.{kind}").scope_sql(|name| format!("o.{name}::text"));
     assert_eq!(sql, "('t.'::text || o.tenant::text || '.'::text || o.kind::text)");
 }
 

@@ -37,7 +37,19 @@ impl Destination {
         }
     }
 
-    /// One text for each destination, which SQL over the outbox can make too.
+    /// Where order is kept within a key, and what shares of the windows are counted by: the topic, or the
+    /// exchange whatever the routing key, since one queue may be bound by many of those.
+    #[must_use]
+    pub fn scope(&self) -> Self {
+        match self {
+            Self::Topic(_) => self.clone(),
+            Self::Exchange { exchange, routing_key: _ } => {
+                Self::Exchange { exchange: Arc::clone(exchange), routing_key: Arc::default() }
+            }
+        }
+    }
+
+    /// One text for each destination, which for a [scope](Self::scope) SQL over the outbox can make too.
     #[must_use]
     pub fn identity(&self) -> String {
         match self {
@@ -47,11 +59,12 @@ impl Destination {
     }
 }
 
-/// For people and labels: the topic, or `exchange:routing_key`.
+/// For people: the topic, the exchange, or `exchange:routing_key`.
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Topic(name) => name.fmt(f),
+            Self::Exchange { exchange, routing_key } if routing_key.is_empty() => exchange.fmt(f),
             Self::Exchange { exchange, routing_key } => write!(f, "{exchange}:{routing_key}"),
         }
     }

@@ -30,11 +30,12 @@ use std::time::Duration;
 use crate::message::{Message, Position, RowId, RowRef, Timestamp};
 use crate::sink::Destination;
 
-/// The messages of one destination and key: what order is kept within.
+/// The messages of one key within a topic or an exchange: what order is kept within.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneKey {
-    /// `None` for rows whose route needs a value that is NULL.
-    pub destination: Option<Destination>,
+    /// The [scope](Destination::scope) of their destinations; `None` for rows that name no topic or exchange,
+    /// because a value is NULL.
+    pub scope: Option<Destination>,
     pub key: bytes::Bytes,
 }
 
@@ -79,17 +80,19 @@ pub struct Fetch {
     pub bytes_max: usize,
 }
 
-/// What a read passes over: lanes that are full or wait for a retry, destinations that are full or shut.
+/// What a read passes over: lanes that are full or wait for a retry, and whole topics or
+/// exchanges that are full.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Skip {
     pub lanes: Vec<LaneKey>,
-    pub destinations: Vec<Destination>,
+    /// [Scopes](Destination::scope).
+    pub scopes: Vec<Destination>,
 }
 
 impl Skip {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lanes.is_empty() && self.destinations.is_empty()
+        self.lanes.is_empty() && self.scopes.is_empty()
     }
 }
 

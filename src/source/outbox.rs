@@ -26,7 +26,7 @@ pub(crate) struct Outbox {
     pub(crate) unindexed: Option<Remark>,
     /// What lies below the pipeline's beginning, if not everything is its own.
     pub(crate) floor: Option<Floor>,
-    /// By whether ids and whether lanes or destinations are left out.
+    /// By whether ids and whether lanes or scopes are left out.
     fetch: [[Statement; 2]; 2],
 }
 
@@ -81,18 +81,14 @@ fn as_uuid(id: &RowId) -> Option<Uuid> {
 }
 
 impl Outbox {
-    pub(crate) fn new(table: &Table, outbox: &config::Outbox, destination_sql: &str) -> Self {
+    pub(crate) fn new(table: &Table, outbox: &config::Outbox, scope_sql: &str) -> Self {
         let id = Id::new(table, &outbox.columns.id);
         let pending = mark::pending(&outbox.mark, table);
         let marked = [("table", &*table.name), ("id", &id.name), ("ids", &id.parameter)];
         let marked = [&marked[..], &[("pending", &pending), ("returned", &id.sent)]].concat();
         let unlocked = Statement::fill(include_str!("outbox/unlocked.sql"), &marked);
         let fetch = |exclude, skip| {
-            fetch_statement(
-                table,
-                outbox,
-                &Variant { destination_sql, pending: &pending, id: &id, exclude, skip },
-            )
+            fetch_statement(table, outbox, &Variant { scope_sql, pending: &pending, id: &id, exclude, skip })
         };
         Self {
             id: id.kind,
@@ -154,7 +150,7 @@ impl Id {
 }
 
 struct Variant<'a> {
-    destination_sql: &'a str,
+    scope_sql: &'a str,
     pending: &'a str,
     id: &'a Id,
     exclude: bool,
@@ -348,20 +344,19 @@ fn skip_sql(table: &Table, outbox: &config::Outbox, variant: &Variant<'_>) -> St
         return String::new();
     }
     // Byte for byte, whatever the collation of the column thinks equal.
-    let destination = format!("({}) collate \"C\"", variant.destination_sql);
-    let destinations =
-        format!("({destination} is null or {destination} not in (select unnest($9::text [])))");
-    let Some(key) = &outbox.columns.key else { return format!("\n        and {destinations}") };
+    let scope = format!("({}) collate \"C\"", variant.scope_sql);
+    let scopes = format!("({scope} is null or {scope} not in (select unnest($9::text [])))");
+    let Some(key) = &outbox.columns.key else { return format!("\n        and {scopes}") };
     let (key, key_type) = match key_kind(table, Some(key)) {
         KeyKind::Bytes => (sent(table, key), "bytea"),
         KeyKind::Text => (format!("({})::text collate \"C\"", sent(table, key)), "text"),
     };
-    // NULL equals nothing in SQL; a lane without a destination is told from all others by its prefix.
+    // NULL equals nothing in SQL; a lane without a scope is told from all others by its prefix.
     format!(
-        "\n        and {destinations}\
-         \n        and ({key} is null or ({key}, coalesce('=' || {destination}, '')) not in (\
-         \n            select lane.key, coalesce('=' || lane.destination, '')\
-         \n            from unnest($7::{key_type} [], $8::text []) as lane (key, destination)\
+        "\n        and {scopes}\
+         \n        and ({key} is null or ({key}, coalesce('=' || {scope}, '')) not in (\
+         \n            select lane.key, coalesce('=' || lane.scope, '')\
+         \n            from unnest($7::{key_type} [], $8::text []) as lane (key, scope)\
          \n        ))"
     )
 }

@@ -29,7 +29,7 @@ use super::{
     Backlog, Batch, Fetch, Holder, Refusal, Remark, Settled, Settlement, Source, SourceError,
     SourceErrorKind, start,
 };
-use crate::config;
+use crate::config::{self, ColumnName};
 use crate::message::{RowId, RowRef, Timestamp};
 use crate::sink::Destination;
 
@@ -58,8 +58,11 @@ pub struct PollSettings {
     pub outbox: config::Outbox,
     pub lease: config::Lease,
     pub ordering: config::Ordering,
-    /// An SQL expression over the outbox row `o`: the destination's name as text, or NULL.
-    pub destination_sql: String,
+    /// An SQL expression over the outbox row `o`: the [identity](Destination::identity) of its scope as text,
+    /// or NULL.
+    pub scope_sql: String,
+    /// The columns in it, ids aside.
+    pub scope_columns: Vec<ColumnName>,
 }
 
 /// The outbox of one pipeline, polled.
@@ -152,7 +155,7 @@ impl Poll {
         }
         let begun = begun.map_err(|error| explain_slow(error, table.unindexed.as_ref()))?;
         let table = table.begun(&begun);
-        let mut outbox = Outbox::new(&table, &self.settings.outbox, &self.settings.destination_sql);
+        let mut outbox = Outbox::new(&table, &self.settings.outbox, &self.settings.scope_sql);
         outbox.floor = begun.floor;
         let outbox = Arc::new(outbox);
         session.outbox = Some(Arc::clone(&outbox));
@@ -160,7 +163,10 @@ impl Poll {
     }
 
     async fn table(&self, link: &mut Link) -> Result<Table, SourceError> {
-        Table::resolve(link, &self.settings.outbox, self.settings.ordering).await
+        let Self { settings, .. } = self;
+        let table = Table::resolve(link, &settings.outbox, settings.ordering).await?;
+        table.check_scope(&settings.outbox, &settings.scope_columns)?;
+        Ok(table)
     }
 }
 
@@ -340,10 +346,10 @@ impl Poll {
             KeyKind::Bytes => query.bind(lanes.iter().map(|lane| lane.key.to_vec()).collect::<Vec<_>>()),
             KeyKind::Text => query.bind(lanes.iter().map(|lane| utf8(&lane.key)).collect::<Vec<_>>()),
         };
-        let destinations = lanes.iter().map(|lane| lane.destination.as_ref().map(Destination::identity));
+        let scopes = lanes.iter().map(|lane| lane.scope.as_ref().map(Destination::identity));
         query
-            .bind(destinations.collect::<Vec<_>>())
-            .bind(fetch.skip.destinations.iter().map(Destination::identity).collect::<Vec<_>>())
+            .bind(scopes.collect::<Vec<_>>())
+            .bind(fetch.skip.scopes.iter().map(Destination::identity).collect::<Vec<_>>())
             .bind(own.each_ref().map(|process| process.started.clone()))
     }
 }

@@ -166,6 +166,29 @@ impl Table {
         Ok(())
     }
 
+    /// What tells where a row goes is read here and compared in SQL, which writes bytes as digits. Only text
+    /// is the same in both.
+    pub(super) fn check_scope(
+        &self,
+        outbox: &config::Outbox,
+        scope: &[ColumnName],
+    ) -> Result<(), SourceError> {
+        let used = mapped(outbox)
+            .into_iter()
+            .find(|(_, name)| scope.contains(name) && self.column(name).kind == Kind::Bytes);
+        let Some((key, name)) = used else { return Ok(()) };
+        let (table, column) = (&self.name, name.quoted());
+        Err(unfit(
+            format!(
+                "could not use {table}: [route] reads text from {column} (outbox.{key}), and it is bytea"
+            ),
+            format!(
+                "name a column of text in outbox.{key}, or write [route] without it; or: alter table {table} \
+                 alter column {column} type text using convert_from({column}, 'UTF8')"
+            ),
+        ))
+    }
+
     fn missing(&self, key: &str, name: &ColumnName) -> SourceError {
         let near = nearest(&name.0, self.columns.keys());
         // Rows that are there get no creation time, so that nothing passes off as young.

@@ -616,9 +616,21 @@ fn problems_to_exchange(text: &str) -> Vec<(String, String)> {
 }
 
 #[test]
+fn a_column_is_not_mapped_to_a_header_that_rabbitmq_takes_for_an_order() {
+    for name in ["CC", "bcc", "user_id", "expiration", "x-match", "X-Delay"] {
+        let mapped = format!("[outbox.header_columns]\n{name} = \"kind\"");
+        let problems = problems_to_exchange(&format!("{mapped}\n[route]\nexchange = \"events\""));
+        let [(key, problem)] = problems.as_slice() else { panic!("{name}: {problems:?}") };
+        assert!(key == &format!("outbox.header_columns.{name}") && problem.contains("reserved"), "{problem}");
+        // Kafka knows no such headers.
+        Given::minimal_and(&mapped).config();
+    }
+}
+
+#[test]
 fn a_route_to_exchanges_names_one_that_is_not_the_default() {
     assert_eq!(problems_to_exchange("[route]\nexchange = \"events\""), []);
-    assert_eq!(problems_to_exchange("[route]\nexchange = \"events\"\nallow = [\"events:*\"]"), []);
+    assert_eq!(problems_to_exchange("[route]\nexchange = \"events\"\nallow = [\"events -> *\"]"), []);
     assert_eq!(problems_to_exchange("[route]\nexchange = \"{destination}\"\nrouting_key = \"\""), []);
     for (text, key, part) in [
         ("", "route.exchange", "is missing with sink.type = \"rabbitmq\""),
@@ -626,7 +638,7 @@ fn a_route_to_exchanges_names_one_that_is_not_the_default() {
         ("[route]\nexchange = \"e\"\nrouting_key = \"a\\tb\"", "route.routing_key", "control character"),
         ("[route]\nexchange = \"e\"\non_unroutable = \"drop\"", "route.on_unroutable", "write \"block\" or"),
         ("[route]\nexchange = \"e\"\nallow = [\"commands\"]", "route.exchange", "route.allow"),
-        ("[route]\nexchange = \"e\"\nallow = [\"c:*\"]", "route.exchange", "route.allow"),
+        ("[route]\nexchange = \"e\"\nallow = [\"c -> *\"]", "route.exchange", "route.allow"),
     ] {
         let problems = problems_to_exchange(text);
         let [(its_key, problem)] = problems.as_slice() else { panic!("{text}: {problems:?}") };
@@ -691,6 +703,11 @@ fn a_rule_is_told_what_is_wrong_with_it() {
             "[route]\nallow = [\"b\"]\n[[route.when]]\nkind = \"a\"\ntopic = \"a\"",
             "route.when[0].topic",
             "route.allow",
+        ),
+        (
+            "[route]\nallow = [\"*\", \"a -> b\"]\n[[route.when]]\nkind = \"a\"",
+            "route.allow",
+            "a topic has no routing key",
         ),
         ("[route]\nwhen = \"kind\"", "route.when", "write [[route.when]]"),
     ] {

@@ -52,7 +52,8 @@ fn source(config: &Config) -> Poll {
         outbox: config.outbox.clone(),
         lease: config.lease.clone(),
         ordering: config.delivery.ordering,
-        destination_sql: "o.destination".to_owned(),
+        scope_sql: "o.destination".to_owned(),
+        scope_columns: Vec::new(),
     };
     assert_hidden("settings", &settings);
     Poll::new(settings).expect("the url can be read")

@@ -9,7 +9,7 @@ use crate::config::problem::Wrong;
 use crate::config::section::{Reader, Section};
 use crate::config::value::{choice, scalar, text, texts};
 use crate::config::{EnvelopeField, Format, Route, Rule, Target, Way};
-use crate::route::{Glob, Template};
+use crate::route::{Allowed, Glob, Template};
 use crate::sink::OnUnroutable;
 
 const ON_UNROUTABLE: [(&str, OnUnroutable); 3] = [
@@ -25,7 +25,7 @@ pub(super) fn route(reader: &mut Reader) -> Option<Route> {
     let to_exchange = is_to_exchange(reader);
     let mut section = reader.section("route");
     let keys = keys(&mut section);
-    let allow = section.defaulted("allow", globs);
+    let allow = section.defaulted("allow", allowed);
     let id_header = section.defaulted("id_header", text);
     let kind_header = section.defaulted("kind_header", name_or_none);
     let key_header = section.defaulted("key_header", name_or_none);
@@ -189,10 +189,13 @@ fn template(value: &Value) -> Result<Template, Wrong> {
 }
 
 /// Names of destinations; the environment may write them as JSON.
-fn globs(value: &Value) -> Result<Vec<Glob>, Wrong> {
-    let hint = "write names in an array, with * for any run of characters: [\"orders.*\"]";
+fn allowed(value: &Value) -> Result<Vec<Allowed>, Wrong> {
+    let hint = "write names in an array, with * for any run of characters: [\"orders.*\"]; routing keys behind \
+                an arrow: [\"events -> orders.*\"]";
     let names = texts(value).ok_or_else(|| Wrong::new("is not an array of names", hint))?;
-    names.iter().map(|name| glob(name)).collect()
+    let read =
+        |name: &String| Allowed::parse(name).map_err(|why| Wrong::new(format!("{name:?} {why}"), hint));
+    names.iter().map(read).collect()
 }
 
 fn envelope_fields(value: &Value) -> Result<Vec<EnvelopeField>, Wrong> {

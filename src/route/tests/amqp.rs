@@ -6,9 +6,7 @@ use super::*;
 fn to_an_exchange_id_and_kind_are_properties_and_the_key_is_a_header() {
     let (record, properties) =
         properties(made(&to_exchange("events", "{destination}.{kind}")).apply(message()));
-    let destination =
-        Destination::Exchange { exchange: "events".into(), routing_key: "orders.Shipped".into() };
-    assert_eq!(record.destination, destination);
+    assert_eq!(record.destination, destination("events", "orders.Shipped"));
     assert_eq!(record.destination.identity(), "events\u{1f}orders.Shipped");
     assert_eq!(properties.message_id, bytes("7"));
     assert_eq!(properties.kind, Some(bytes("Shipped")));
@@ -19,6 +17,24 @@ fn to_an_exchange_id_and_kind_are_properties_and_the_key_is_a_header() {
         header("tenant", Some("acme")),
     ];
     assert_eq!(record.headers, expected);
+}
+
+#[test]
+fn events_of_one_key_keep_one_lane_whatever_their_routing_keys() {
+    let mut route = made(&to_exchange("events", "{kind}"));
+    let lane = LaneKey { scope: Some(destination("events", "")), key: bytes("customer-1") };
+    for kind in [Some("Placed"), Some("Shipped"), None] {
+        let mut row = message();
+        row.kind = kind.map(bytes);
+        let routed = route.apply(row);
+        assert_eq!(routed.lane, Some(lane.clone()), "{kind:?}");
+        let sent_to = routed.content.ok().map(|record| record.destination.clone());
+        assert_eq!(sent_to, kind.map(|kind| destination("events", kind)));
+    }
+}
+
+fn destination(exchange: &str, routing_key: &str) -> Destination {
+    Destination::Exchange { exchange: exchange.into(), routing_key: routing_key.into() }
 }
 
 #[test]
@@ -120,8 +136,8 @@ fn a_row_cannot_reach_the_default_exchange_or_send_what_amqp_cannot_carry() {
         row.destination = Some(Bytes::from(name.to_owned()));
         let routed = made(&to_exchange("{destination}", "r")).apply(row.clone());
         assert_eq!(
-            routed.lane.as_ref().and_then(|lane| lane.destination.clone()).map(|it| it.identity()),
-            Some(format!("{name}\u{1f}r"))
+            routed.lane.as_ref().and_then(|lane| lane.scope.clone()).map(|it| it.identity()),
+            Some(format!("{name}\u{1f}"))
         );
         let reason = failure(routed).reason;
         assert!(reason.contains(rule), "{reason}");

@@ -23,12 +23,12 @@ fn a_row_gives_the_broker_no_orders() {
 #[test]
 fn what_a_row_may_not_set_the_mapping_may() {
     let mut outbox = outbox();
-    outbox.columns.to_headers = BTreeMap::from([("x-delay".to_owned(), ColumnName("delay".to_owned()))]);
+    outbox.columns.to_headers = BTreeMap::from([("__TypeId__".to_owned(), ColumnName("class".to_owned()))]);
     let mut route = Route::new(&to_exchange("e", ""), &outbox, Ordering::Key).expect("a route");
     let mut row = message();
-    row.headers = vec![header("x-delay", Some("5000"))];
+    row.headers = vec![header("__TypeId__", Some("Order"))];
     let (record, _) = properties(route.apply(row));
-    assert_eq!(record.headers[1], header("x-delay", Some("5000")));
+    assert_eq!(record.headers[1], header("__TypeId__", Some("Order")));
 }
 
 #[test]
@@ -141,8 +141,8 @@ proptest! {
             match &routed.content {
                 Ok(record) => {
                     prop_assert!(is_within_limits(record), "{:?}", record);
-                    let lane = routed.lane.as_ref().map(|lane| lane.destination.as_ref());
-                    prop_assert!(lane.is_none_or(|destination| destination == Some(&record.destination)));
+                    let lane = routed.lane.as_ref().map(|lane| lane.scope.as_ref());
+                    prop_assert!(lane.is_none_or(|scope| scope == Some(&record.destination.scope())));
                 }
                 Err(failure) => {
                     prop_assert_eq!(failure.fault, Fault::Permanent);

@@ -14,8 +14,8 @@
 -- {highest}: highest visible position; {relations}: query for the oids an insert locks
 -- {insert_lsn} {durable}: what is known of the WAL
 -- $1: above this position; $2: rows at most; $3: bytes at most; $4: bytes of one payload at most
--- $5, $10: pids of our own connections, and when they started; $6: ids left out; $7, $8: keys and destinations of lanes left out
--- $9: destinations left out
+-- $5, $10: pids of our own connections, and when they started; $6: ids left out; $7, $8: keys and scopes of lanes left out
+-- $9: scopes left out: topics, or exchanges whatever the routing key
 with page as (
     select {row}, {payload} as payload, {stored} as stored
     from {table} as o

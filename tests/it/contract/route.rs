@@ -1,5 +1,5 @@
-//! A destination is computed twice, for the record and, in SQL, to leave rows out of a read: over the real
-//! server both must give the same bytes, whatever stands in the rows.
+//! The scope of a destination is computed twice, for the lane and, in SQL, to leave rows out of a read: over
+//! the real server both must give the same bytes, whatever stands in the rows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use outbox_relay::config::{self, ColumnName, Columns, Mark, Ordering, Rule, TableName, Target, Way};
 use outbox_relay::message::{Header, Message, Payload, Position, RowId, RowRef};
 use outbox_relay::route::{Glob, Route, Template};
-use outbox_relay::run::destination_sql;
+use outbox_relay::run::{scope_columns, scope_sql};
 use outbox_relay::sink::OnUnroutable;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -109,7 +109,7 @@ fn message(id: i64, [destination, kind, key, tenant]: Values) -> Message {
     let bytes = |text: Option<String>| text.map(|text| text.into_bytes().into());
     Message {
         row: RowRef { id: RowId::Int(id), position: Position(id) },
-        // The lane is where the destination shows even of a row that cannot be sent.
+        // The lane is where the scope shows even of a row that cannot be sent.
         key: Some(bytes(key).unwrap_or_default()),
         kind: bytes(kind),
         destination: bytes(destination),
@@ -120,7 +120,7 @@ fn message(id: i64, [destination, kind, key, tenant]: Values) -> Message {
     }
 }
 
-/// The destinations the server computes, in the order of the rows.
+/// The scopes the server computes, in the order of the rows.
 async fn asked(database: &mut PgConnection, sql: &str, rows: &[Values]) -> Vec<Option<String>> {
     let columns: [Vec<Option<&str>>; 4] =
         std::array::from_fn(|i| rows.iter().map(|row| row[i].as_deref()).collect());
@@ -137,8 +137,8 @@ async fn asked(database: &mut PgConnection, sql: &str, rows: &[Values]) -> Vec<O
 }
 
 #[tokio::test]
-async fn the_database_computes_the_destination_that_the_route_computes() {
-    let Some(services) = Services::find("destinations in SQL") else { return };
+async fn the_database_computes_the_scope_that_the_route_computes() {
+    let Some(services) = Services::find("scopes in SQL") else { return };
     let mut database = PgConnection::connect(&services.postgres_url).await.expect("the server answers");
     let seed = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
     let mut runner = TestRunner::new_with_rng(Config::default(), seed);
@@ -149,11 +149,16 @@ async fn the_database_computes_the_destination_that_the_route_computes() {
         let config = route().new_tree(&mut runner).expect("a route").current();
         let outbox = outbox();
         let mut route = Route::new(&config, &outbox, Ordering::Key).unwrap_or_else(|it| panic!("{it:?}"));
-        let sql = destination_sql(&route, &outbox.columns);
+        let sql = scope_sql(&route, &outbox.columns);
+        // Whose type the source looks at: bytes would be compared as digits.
+        let compared = scope_columns(&route, &outbox.columns);
+        for name in ["destination", "kind", "key", "tenant"] {
+            assert_eq!(sql.contains(&column(name).quoted()), compared.contains(&column(name)), "{sql}");
+        }
         let asked = asked(&mut database, &sql, &rows).await;
         for ((id, row), asked) in (1..).zip(&rows).zip(asked) {
             let lane = route.apply(message(id, row.clone())).lane.expect("every row has a key");
-            let computed = lane.destination.map(|destination| destination.identity());
+            let computed = lane.scope.map(|scope| scope.identity());
             assert_eq!(asked, computed, "{config:?} over {row:?}");
             let way = if computed.is_none() { 0 } else { 1 + usize::from(!config.when.is_empty()) };
             computed_by[way] += 1;

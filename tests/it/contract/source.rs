@@ -233,11 +233,11 @@ pub(crate) async fn skipped_lanes_and_destinations_do_not_come<H: Harness>(outbo
     let elsewhere = NewRow { destination: Some("bills".to_owned()), ..row("a", "2") };
     insert(outbox, &[row("a", "1"), elsewhere, row("b", "3")]).await;
     let source = outbox.source();
-    let lane = LaneKey { destination: Some(Destination::Topic("orders".into())), key: "a".into() };
-    let skip = Skip { lanes: vec![lane], destinations: Vec::new() };
+    let lane = LaneKey { scope: Some(Destination::Topic("orders".into())), key: "a".into() };
+    let skip = Skip { lanes: vec![lane], scopes: Vec::new() };
     let batch = fetch(&source, Fetch { skip, ..everything() }).await;
     assert_eq!(payloads(&batch.messages), ["2", "3"], "a lane is one key of one destination");
-    let skip = Skip { lanes: Vec::new(), destinations: vec![Destination::Topic("orders".into())] };
+    let skip = Skip { lanes: Vec::new(), scopes: vec![Destination::Topic("orders".into())] };
     let batch = fetch(&source, Fetch { skip, ..everything() }).await;
     assert_eq!(payloads(&batch.messages), ["2"]);
 }
@@ -249,12 +249,12 @@ pub(crate) async fn rows_without_a_key_or_destination_survive_every_skip<H: Harn
     insert(outbox, &[keyless, aimless, nothing, row("a", "4")]).await;
     let source = outbox.source();
     let orders = Destination::Topic("orders".into());
-    let lanes = vec![LaneKey { destination: Some(orders.clone()), key: "a".into() }];
-    let skip = Skip { lanes, destinations: vec![Destination::Topic("other".into())] };
+    let lanes = vec![LaneKey { scope: Some(orders.clone()), key: "a".into() }];
+    let skip = Skip { lanes, scopes: vec![Destination::Topic("other".into())] };
     let batch = fetch(&source, Fetch { skip, ..everything() }).await;
     assert_eq!(payloads(&batch.messages), ["1", "2", "3"]);
-    let lanes = vec![LaneKey { destination: None, key: "a".into() }];
-    let skip = Skip { lanes, destinations: vec![orders] };
+    let lanes = vec![LaneKey { scope: None, key: "a".into() }];
+    let skip = Skip { lanes, scopes: vec![orders] };
     let batch = fetch(&source, Fetch { skip, ..everything() }).await;
     assert_eq!(payloads(&batch.messages), ["3"], "the lane without a destination is one like any other");
 }

@@ -119,6 +119,23 @@ async fn killed_at_random_moments_into_rabbitmq_it_keeps_every_promise() {
 }
 
 #[tokio::test]
+async fn one_key_keeps_its_order_in_a_queue_that_takes_many_routing_keys() {
+    let Some(stage) = Stage::open("routing keys and order").await else { return };
+    let load = Load { keys: 200, ..stage.load() };
+    ledger::backlog(&stage.database.pool, &load, 4_000).await;
+    let kinds =
+        "update outbox.message set kind = 'kind-' || number % 5 from ledger.entry where position = id";
+    stage.database.execute(kinds).await;
+    let settings = stage.settings().text("route.routing_key", "{kind}");
+    let mut relay = settings.set("delivery.in_flight_rows_max", "2000").run();
+    stage.drained(&mut relay).await;
+    stop(relay).await;
+    let kinds: i64 = stage.database.one("select count(distinct (key, kind)) from outbox.message").await;
+    assert_eq!(kinds, 1_000, "every key has every kind");
+    stage.verdict().await.assert_kept(0);
+}
+
+#[tokio::test]
 async fn asleep_past_its_lease_the_lock_queue_keeps_it_from_publishing_beside_its_successor() {
     let Some(stage) = Stage::open("SIGSTOP at RabbitMQ").await else { return };
     let load = stage.load();

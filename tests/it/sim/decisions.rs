@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_relay::message::{Position, RowId, RowRef};
-use outbox_relay::relay::{Action, Backoff, Exit, Input, LeaseTiming, Limits, Load, Relay, Rules};
+use outbox_relay::relay::{Action, Backoff, Exit, Input, LeaseTiming, Limits, Load, News, Relay, Rules};
 use outbox_relay::route::Routed;
 use outbox_relay::sink::{Destination, ErrorType, Failure, Fault, Outcome, Record, Shipment, SinkEvent};
 use outbox_relay::source::{Batch, Holder, LaneKey};
@@ -64,7 +64,10 @@ impl Core {
 }
 
 fn row(number: i64, key: &'static str, bytes: usize) -> Routed {
-    let destination = Destination::Topic("orders".into());
+    row_to(Destination::Topic("orders".into()), number, key, bytes)
+}
+
+fn row_to(destination: Destination, number: i64, key: &'static str, bytes: usize) -> Routed {
     let record = Record {
         destination: destination.clone(),
         key: Some(key.into()),
@@ -75,7 +78,7 @@ fn row(number: i64, key: &'static str, bytes: usize) -> Routed {
     };
     Routed {
         row: RowRef { id: RowId::Int(number), position: Position(number) },
-        lane: Some(LaneKey { destination: Some(destination), key: key.into() }),
+        lane: Some(LaneKey { scope: Some(destination.scope()), key: key.into() }),
         bytes,
         content: Ok(Arc::new(record)),
         created_at: None,
@@ -134,4 +137,34 @@ fn a_large_record_that_is_done_makes_room_for_all_the_small_ones_behind_it() {
         refused: Vec::new(),
     })));
     assert_eq!(shipped(rest).len(), 3, "the others go as soon as the large one is settled");
+}
+
+fn event(number: i64, key: &'static str, routing_key: &str) -> Routed {
+    let destination = Destination::Exchange { exchange: "events".into(), routing_key: routing_key.into() };
+    row_to(destination, number, key, 10)
+}
+
+#[test]
+fn an_exchange_has_one_share_of_the_window_however_many_routing_keys_it_has() {
+    let mut core = Core::new(Load { rows: 10, bytes: 1 << 20 });
+    let keys = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let events = (1..).zip(keys).map(|(number, key)| event(number, key, key)).collect();
+    let first = shipped(core.read(1, events));
+    let rest = shipped(core.answer(&first, &Ok(())));
+    assert_eq!(first.len() + rest.len(), 5, "half of the window is for others");
+}
+
+#[test]
+fn a_held_message_is_told_with_its_routing_key_and_holds_back_its_key_under_all_others() {
+    let mut core = Core::new(Load { rows: 100, bytes: 1 << 20 });
+    let first = shipped(core.read(1, vec![event(1, "a", "placed"), event(2, "a", "shipped")]));
+    assert_eq!(first.len(), 1);
+    let unroutable = Failure::refused(Fault::Blocked, ErrorType::Unroutable, "no queue is bound");
+    let actions = core.answer(&first, &Err(unroutable));
+    let told = actions.iter().find_map(|action| match action {
+        Action::Tell(News::Held { destination, .. }) => destination.as_ref().map(ToString::to_string),
+        _other => None,
+    });
+    assert_eq!(told.as_deref(), Some("events:placed"));
+    assert!(shipped(actions).is_empty(), "the other routing key waits behind it");
 }

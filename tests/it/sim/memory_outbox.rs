@@ -218,11 +218,11 @@ impl MemoryOutbox {
 fn returned(position: i64, row: &Row, fetch: &Fetch) -> bool {
     let destination = row.new.destination.as_deref();
     let lane_skipped = |lane: &LaneKey| {
-        row.new.key.as_ref() == Some(&lane.key) && lane.destination.as_ref().map(topic) == destination
+        row.new.key.as_ref() == Some(&lane.key) && lane.scope.as_ref().map(topic) == destination
     };
     row.pending
         && !fetch.exclude.contains(&id(position))
-        && !fetch.skip.destinations.iter().any(|skipped| Some(topic(skipped)) == destination)
+        && !fetch.skip.scopes.iter().any(|skipped| Some(topic(skipped)) == destination)
         && !fetch.skip.lanes.iter().any(lane_skipped)
 }
 

@@ -44,7 +44,7 @@ impl Outbox {
     }
 
     async fn open_in(database: Database, shape: Shape) -> Self {
-        let settings = settings(&database, shape.outbox, shape.destination_sql);
+        let settings = settings(&database, shape.outbox, shape.scope_sql);
         migrate(&settings).await.expect("the owner may migrate");
         let mut admin = database.connect().await;
         sqlx::raw_sql(AssertSqlSafe(shape.ddl)).execute(&mut admin).await.expect("the table can be made");
@@ -154,7 +154,7 @@ impl Harness for Outbox {
     }
 }
 
-pub(crate) fn settings(database: &Database, outbox: config::Outbox, destination_sql: String) -> PollSettings {
+pub(crate) fn settings(database: &Database, outbox: config::Outbox, scope_sql: String) -> PollSettings {
     PollSettings {
         pipeline: config::Pipeline { name: "test".to_owned() },
         database: config::Database {
@@ -169,7 +169,8 @@ pub(crate) fn settings(database: &Database, outbox: config::Outbox, destination_
         outbox,
         lease: config::Lease { ttl: Duration::from_secs(30) },
         ordering: KeyOrdering::Key,
-        destination_sql,
+        scope_sql,
+        scope_columns: vec![column("destination")],
     }
 }
 

@@ -181,7 +181,7 @@ impl World {
         let bytes = message.bytes();
         let topic = self.outbox.row(message.row.position).new.destination.clone();
         let destination = topic.clone().map(Destination::Topic);
-        let lane = message.key.clone().map(|key| LaneKey { destination: destination.clone(), key });
+        let lane = message.key.clone().map(|key| LaneKey { scope: destination.clone(), key });
         let content = if !self.calm() && (topic.is_none() || self.unroutable(message.row.position)) {
             let reason = "the route needs a value that is null";
             Err(Failure::refused(Fault::Permanent, ErrorType::InvalidRecord, reason))

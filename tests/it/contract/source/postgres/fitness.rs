@@ -35,6 +35,24 @@ async fn an_order_that_may_be_null_is_refused_for_key_order_and_ignored_without(
     assert_eq!(fetch(&outbox.source(), everything()).await.messages.len(), 1);
 }
 
+/// Rows of a lane that is left out would come all the same: SQL writes bytes as digits.
+#[tokio::test]
+async fn bytes_that_say_where_a_row_goes_are_refused() {
+    let Some(mut outbox) = Outbox::open(default_table()).await else { return };
+    insert(&outbox, &[row("a", "1")]).await;
+    let to_bytes =
+        "alter table outbox.message alter destination type bytea using convert_to(destination, 'UTF8')";
+    outbox.run(to_bytes).await;
+    let error = misfit(&outbox).await;
+    assert!(error.message.contains("(outbox.columns.destination), and it is bytea"), "{error}");
+    let (_, sql) = hint(&error).split_once("or: ").expect("one way is SQL");
+    outbox.run(sql).await;
+    assert_eq!(fetch(&outbox.source(), everything()).await.messages.len(), 1);
+    outbox.run(to_bytes).await;
+    outbox.settings.scope_columns.clear();
+    assert_eq!(fetch(&outbox.source(), everything()).await.messages.len(), 1, "bytes are welcome elsewhere");
+}
+
 /// Marked by id, both of two rows would be, and one of them was never published.
 #[tokio::test]
 async fn ids_that_nothing_keeps_apart_are_refused() {

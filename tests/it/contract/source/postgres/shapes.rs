@@ -13,7 +13,7 @@ pub(crate) struct Shape {
     pub(crate) ddl: String,
     pub(crate) insert: String,
     pub(crate) outbox: config::Outbox,
-    pub(crate) destination_sql: String,
+    pub(crate) scope_sql: String,
 }
 
 pub(crate) fn outbox(schema: Option<&str>, table: &str, columns: Columns, mark: Mark) -> config::Outbox {
@@ -62,7 +62,7 @@ pub(crate) fn default_table() -> Shape {
         insert: "insert into outbox.message (key, destination, kind, payload) values ($1, $2, 'k', $3::json)"
             .into(),
         outbox: outbox(Some("outbox"), "message", columns, mark),
-        destination_sql: destination(),
+        scope_sql: destination(),
     }
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn quoted_names() -> Shape {
             values ($1, $2, $3, array['n'], array['v'])"#
             .into(),
         outbox: outbox(Some("App's"), "Out\"Box{id}", columns, mark),
-        destination_sql: "o.\"{table}\"".to_owned(),
+        scope_sql: "o.\"{table}\"".to_owned(),
     }
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn partitioned() -> Shape {
             .into(),
         insert: "insert into events (key, destination, payload) values ($1, $2, $3::jsonb)".into(),
         outbox: outbox(Some("public"), "events", columns, mark),
-        destination_sql: destination(),
+        scope_sql: destination(),
     }
 }
 
@@ -122,7 +122,7 @@ pub(crate) fn uuid_and_bytes() -> Shape {
             values (convert_to($1, 'UTF8'), $2, convert_to($3, 'UTF8'))"
             .into(),
         outbox: outbox(None, "outbox_events", columns, Mark::Delete),
-        destination_sql: destination(),
+        scope_sql: destination(),
     }
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn text_id() -> Shape {
             .into(),
         insert: "insert into notes (key, destination, payload) values ($1, $2, $3)".into(),
         outbox: outbox(Some("public"), "notes", columns, mark),
-        destination_sql: destination(),
+        scope_sql: destination(),
     }
 }
 
