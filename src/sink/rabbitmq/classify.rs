@@ -84,9 +84,10 @@ pub(super) fn gone() -> Failure {
     )
 }
 
+/// One of the queues bound for it did not take it; the others may have.
 pub(super) fn nack() -> Failure {
     let reason = "the broker did not take it: a queue bound for it is full or has failed";
-    Failure::refused(Fault::Blocked, ErrorType::Nack, reason)
+    Failure::unknown(Fault::Blocked, ErrorType::Nack, reason)
 }
 
 pub(super) fn no_route() -> Failure {
@@ -154,6 +155,14 @@ mod tests {
         }
         let failure = message_failure(&ErrorKind::ChannelsLimitReached.into(), true);
         assert_eq!((failure.fault, failure.error_type), (Fault::Transient, ErrorType::Other));
+    }
+
+    #[test]
+    fn one_queue_s_no_leaves_open_what_the_others_of_its_exchange_hold() {
+        let failure = nack();
+        assert_eq!((failure.fault, failure.error_type), (Fault::Blocked, ErrorType::Nack));
+        assert!(failure.maybe_published);
+        assert!(!no_route().maybe_published);
     }
 
     #[test]

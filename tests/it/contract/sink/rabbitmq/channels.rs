@@ -76,6 +76,7 @@ async fn a_full_queue_that_refuses_is_blocked_and_takes_again_once_there_is_room
     let rabbit = Rabbit::at(&services.rabbitmq_url).await;
     let (exchange, other) = (rabbit.exchange().await, rabbit.exchange().await);
     rabbit.queue(&other, "#", &[]).await;
+    let healthy = rabbit.queue(&exchange, "#", &[]).await;
     let reject = AMQPValue::LongString("reject-publish".into());
     let full = rabbit
         .queue(&exchange, "#", &[("x-max-length", AMQPValue::LongInt(5)), ("x-overflow", reject)])
@@ -90,6 +91,8 @@ async fn a_full_queue_that_refuses_is_blocked_and_takes_again_once_there_is_room
     let accepted = results.iter().filter(|(token, result)| token.0 < 50 && result.is_ok()).count();
     assert!(refused > 0 && refused + accepted == 50, "{refused} refused, {accepted} accepted");
     assert!((50..100).all(|token| results[&Token(token)].is_ok()), "the neighbours are delivered");
+    assert_eq!(rabbit.depth(&healthy).await, 50, "a queue with room takes what the full one refuses");
+    assert!(results.values().filter_map(|result| result.as_ref().err()).all(|failure| failure.maybe_published));
 
     rabbit.take(&full).await;
     sink.publish(shipments(&to(&exchange, "key"), 100..101));
