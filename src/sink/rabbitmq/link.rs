@@ -134,6 +134,11 @@ impl Link {
         self.connection.configuration().frame_max() as usize
     }
 
+    /// Windows the broker lets us have under way, each on a channel of its own.
+    pub(super) fn windows_max(&self) -> usize {
+        windows_max(self.connection.configuration().channel_max())
+    }
+
     pub(super) fn cut(&self) {
         self.wire.cut();
     }
@@ -157,15 +162,21 @@ impl fmt::Debug for Link {
     }
 }
 
+/// One channel is for looking at exchanges, and one may be about to close.
+fn windows_max(channel_max: u16) -> usize {
+    usize::from(channel_max).saturating_sub(2).max(1)
+}
+
 /// The queue goes with the connection, however that ends.
 async fn lock(connection: &Connection, name: &str) -> Result<(), Failure> {
     let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
     let declared = async {
         let channel = connection.create_channel().await?;
         let name = ShortString::try_new(name).expect("a pipeline's name has at most 40 bytes");
-        channel.queue_declare(name, options, FieldTable::default()).await
+        channel.queue_declare(name, options, FieldTable::default()).await?;
+        channel.close(200, "OK".into()).await
     };
-    declared.await.map(drop).map_err(|error| {
+    declared.await.map_err(|error| {
         let failure = classify::outage(&error);
         let why = match classify::code_of(&error) {
             Some(code::RESOURCE_LOCKED) => {

@@ -56,8 +56,13 @@ pub(super) struct Service<'k> {
     orders: &'k mut mpsc::UnboundedReceiver<Order>,
     stock: &'k mut Stock,
     teller: &'k mut Teller,
-    /// By number of the channel's lane, between two windows.
-    channels: Vec<Option<Channel>>,
+    /// Between two windows.
+    idle: Vec<Channel>,
+    /// Windows that may be under way at once, each on a channel.
+    channels_max: usize,
+    /// The lane whose turn it is, if there are more lanes than channels.
+    turn: usize,
+    /// By number of the lane.
     flights: Vec<Option<Flight>>,
     flying: FuturesUnordered<Flying>,
     looking: Option<(Instant, Looking)>,
@@ -80,6 +85,7 @@ impl<'k> Service<'k> {
     ) -> Self {
         let frame_bytes_max = link.frame_bytes_max();
         let lanes = settings.broker.channels;
+        let channels_max = lanes.min(link.windows_max());
         Self {
             limits: Limits { message_bytes_max: settings.broker.message_bytes_max, frame_bytes_max },
             confirm_timeout: settings.broker.confirm_timeout,
@@ -87,7 +93,9 @@ impl<'k> Service<'k> {
             orders,
             stock,
             teller,
-            channels: vec![None; lanes],
+            idle: Vec::new(),
+            channels_max,
+            turn: 0,
             flights: (0..lanes).map(|_| None).collect(),
             flying: FuturesUnordered::new(),
             looking: None,
@@ -140,11 +148,14 @@ impl<'k> Service<'k> {
             // The client would keep it all in memory.
             return;
         }
-        for lane in 0..self.flights.len() {
+        let (first, lanes) = (self.turn, self.flights.len());
+        for lane in (0..lanes).map(|step| (first + step) % lanes) {
             while self.flights[lane].is_none()
+                && self.flying.len() < self.channels_max
                 && let Some(batch) = self.stock.next(lane)
             {
                 self.take_off(lane, batch);
+                self.turn = lane + 1;
             }
         }
     }
@@ -167,7 +178,7 @@ impl<'k> Service<'k> {
             return;
         }
         let ids: Vec<Bytes> = sent.iter().map(message_id).collect();
-        let (connection, channel) = (Arc::clone(&self.link.connection), self.channels[lane].take());
+        let (connection, channel) = (Arc::clone(&self.link.connection), self.idle.pop());
         self.flying.push(Box::pin(async move {
             (lane, window::publish(connection, channel, parcels, ids, suspected).await)
         }));
@@ -242,7 +253,7 @@ impl<'k> Service<'k> {
                 Answer::Unsent => unsent.push(shipment),
             }
         }
-        self.channels[lane] = landing.channel;
+        self.idle.extend(landing.channel);
         match landing.error {
             None => self.teller.failed(&unknown, &classify::unconfirmed()),
             Some(error) if self.link.is_up() && ended_channel(&error) => {

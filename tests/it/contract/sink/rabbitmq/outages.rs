@@ -86,6 +86,45 @@ async fn a_broker_that_answers_nothing_is_given_up_and_what_it_had_comes_back() 
 }
 
 #[tokio::test]
+async fn connections_that_end_before_anything_is_confirmed_follow_after_pauses_that_grow() {
+    let Some(broker) = Proxied::find().await else { return };
+    let destination = broker.destination().await;
+    let mut sink = broker.sink();
+    sink.open(1).await.expect("the sink opens");
+    sink.publish(shipments(&destination, 0..10));
+    confirmed(&mut sink, 10).await;
+    let since = tokio::time::Instant::now();
+    for _ in 0..5 {
+        broker.proxy.reset_connections();
+        up(&mut sink).await;
+    }
+    let least = Duration::from_millis(100 + 100 + 200 + 400 + 800);
+    assert!(since.elapsed() >= least, "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_broker_that_allows_few_channels_is_given_no_more() {
+    let Some(services) = Services::find("few channels") else { return };
+    let rabbit = Rabbit::at(&services.rabbitmq_url).await;
+    let (exchange, other) = (rabbit.exchange().await, rabbit.exchange().await);
+    for exchange in [&exchange, &other] {
+        rabbit.queue(exchange, "#", &[]).await;
+    }
+    let few = format!("{}?channel_max=4", services.rabbitmq_url);
+    let many = config::RabbitMq { channels: 16, ..config(&few) };
+    let mut sink = RabbitSink::new(&many, &pipeline());
+    sink.open(1).await.expect("the sink opens");
+    let every = |n: u64| {
+        let exchange = if n % 2 == 0 { &exchange } else { &other };
+        shipment(n, record(&to(exchange, "key"), &n.to_string(), &n.to_string()))
+    };
+    sink.publish((0..5_000).map(every).collect());
+    let (results, others) = outcomes(&mut sink, 5_000).await;
+    assert!(results.values().all(Result::is_ok), "all are delivered");
+    assert_eq!(others, [], "on one connection");
+}
+
+#[tokio::test]
 async fn nobody_listening_is_an_outage_that_names_its_cause() {
     let port = crate::support::process::free_port();
     let mut sink = opened(&format!("amqp://guest:guest@127.0.0.1:{port}/%2f")).await;
