@@ -16,7 +16,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::tcp::{AMQPUriTcpExt as _, AsyncTcpStream};
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Connection, ConnectionProperties, Error, Event};
+use lapin::{Channel, Connection, ConnectionProperties, Error, Event};
 
 use super::classify::{self, code};
 use super::tls;
@@ -171,7 +171,7 @@ fn windows_max(channel_max: u16) -> usize {
 async fn lock(connection: &Connection, name: &str) -> Result<(), Failure> {
     let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
     let declared = async {
-        let channel = connection.create_channel().await?;
+        let channel = open_channel(connection).await?;
         let name = ShortString::try_new(name).expect("a pipeline's name has at most 40 bytes");
         channel.queue_declare(name, options, FieldTable::default()).await?;
         channel.close(200, "OK".into()).await
@@ -224,7 +224,52 @@ fn silent(reason: &str) -> Failure {
     Failure::unknown(Fault::Unavailable, ErrorType::Timeout, reason)
 }
 
+/// A new channel.
+///
+/// Whatever prevents one is the connection's fault: numbers of channels come round, and then the client
+/// answers for the new channel with what the broker ended an older one of its number for.
+pub(super) async fn open_channel(connection: &Connection) -> lapin::Result<Channel> {
+    connection.create_channel().await.map_err(connection_error)
+}
+
+/// An error that tells of no message and no exchange, whatever it says.
+pub(super) fn connection_error(error: Error) -> Error {
+    if ended_channel(&error) {
+        io::Error::other(format!("could not use a new channel: {error}")).into()
+    } else {
+        error
+    }
+}
+
 /// Whether the error ended one channel and not the connection.
 pub(super) fn ended_channel(error: &Error) -> bool {
     error.is_amqp_soft_error() || matches!(error.kind(), lapin::ErrorKind::InvalidChannelState(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::ErrorKind;
+    use lapin::protocol::AMQPError;
+
+    use super::*;
+
+    #[test]
+    fn what_prevents_a_new_channel_is_an_outage_and_blames_nobody() {
+        for code in [403, 404, 405, 406] {
+            let stale = AMQPError::from_id(code, "said of another".into()).expect("the client knows it");
+            let error = connection_error(ErrorKind::ProtocolError(stale).into());
+            assert!(!ended_channel(&error) && classify::code_of(&error).is_none(), "{code}");
+            let failure = classify::outage(&error);
+            assert_eq!((failure.fault, failure.error_type), (Fault::Unavailable, ErrorType::BrokerUnavailable));
+            assert!(failure.reason.contains("said of another"), "{failure}");
+        }
+        let ended = AMQPError::from_id(504, "the connection's own".into()).expect("the client knows it");
+        let error = connection_error(ErrorKind::ProtocolError(ended).into());
+        assert_eq!(classify::code_of(&error), Some(code::CHANNEL_ERROR));
+    }
+
+    #[test]
+    fn two_channels_are_left_for_what_is_not_a_window() {
+        assert_eq!([0, 1, 2, 3, 8, 2047].map(windows_max), [1, 1, 1, 1, 6, 2045]);
+    }
 }

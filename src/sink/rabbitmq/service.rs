@@ -17,7 +17,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::classify::{self, code};
 use super::keeper::{End, Order};
-use super::link::{Link, Settings, ended_channel};
+use super::link::{Link, Settings, connection_error, ended_channel, open_channel};
+use super::misses::Misses;
 use super::parcel::{Limits, Parcel};
 use super::queue::{Batch, message_id, share_destination};
 use super::stock::Stock;
@@ -66,6 +67,7 @@ pub(super) struct Service<'k> {
     flights: Vec<Option<Flight>>,
     flying: FuturesUnordered<Flying>,
     looking: Option<(Instant, Looking)>,
+    misses: Misses,
     /// An alarm: the broker reads nothing that is published.
     blocked: bool,
     /// The broker has ended a channel of this connection.
@@ -99,6 +101,7 @@ impl<'k> Service<'k> {
             flights: (0..lanes).map(|_| None).collect(),
             flying: FuturesUnordered::new(),
             looking: None,
+            misses: Misses::default(),
             blocked: false,
             channel_ended: false,
             wrecks: Vec::new(),
@@ -188,6 +191,7 @@ impl<'k> Service<'k> {
 
     /// One at a time: each exchange is new once.
     fn look_for_exchange(&mut self) {
+        self.turn_away_misses();
         if self.looking.is_none()
             && !self.blocked
             && let Some(exchange) = self.stock.exchange_to_see()
@@ -201,13 +205,23 @@ impl<'k> Service<'k> {
         }
     }
 
+    /// What was just looked for in vain is not looked for again for each of its messages.
+    fn turn_away_misses(&mut self) {
+        while let Some(exchange) = self.stock.exchange_to_see()
+            && let Some(failure) = self.misses.recent(&exchange, Instant::now())
+        {
+            self.teller.failed(&self.stock.missed(&exchange), failure);
+        }
+    }
+
     fn found(&mut self, exchange: Arc<str>, found: Result<(), Error>) {
         self.looking = None;
         match found {
             Ok(()) => self.stock.seen(exchange),
-            Err(error) if ended_channel(&error) => {
-                let waiting = self.stock.missed(&exchange);
-                self.teller.failed(&waiting, &classify::message_failure(&error, false));
+            Err(error) if error.is_amqp_soft_error() => {
+                let failure = classify::message_failure(&error, false);
+                self.teller.failed(&self.stock.missed(&exchange), &failure);
+                self.misses.add(exchange, failure, Instant::now());
             }
             Err(error) => self.cause = self.cause.take().or(Some(error)),
         }
@@ -355,12 +369,12 @@ async fn looked(looking: &mut Option<(Instant, Looking)>) -> Option<(Arc<str>, R
     }
 }
 
-/// Whether an exchange exists. On a channel of its own, which ends if it does not.
+/// Whether an exchange exists. On a channel of its own, which ends if it does not: a soft error is about it.
 async fn look_for(connection: &Connection, exchange: &str) -> Result<(), Error> {
     // A longer name cannot be sent, so nothing will be.
     let Ok(name) = ShortString::try_new(exchange) else { return Ok(()) };
-    let channel = connection.create_channel().await?;
+    let channel = open_channel(connection).await?;
     let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
     channel.exchange_declare(name, ExchangeKind::Direct, options, FieldTable::default()).await?;
-    channel.close(200, "OK".into()).await
+    channel.close(200, "OK".into()).await.map_err(connection_error)
 }

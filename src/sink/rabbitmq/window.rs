@@ -15,6 +15,7 @@ use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation, Connection, Error, PublisherConfirm};
 
+use super::link::{connection_error, open_channel};
 use super::parcel::Parcel;
 
 /// What became of one message of a window.
@@ -82,8 +83,8 @@ pub(super) async fn publish(
 
 /// A channel whose publishes are confirmed.
 async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let channel = open_channel(connection).await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(connection_error)?;
     Ok(channel)
 }
 
