@@ -260,7 +260,7 @@ pub struct RabbitMq {
     /// How we prove who we are.
     pub identity: Option<Identity>,
     pub channels: usize,
-    /// How long a confirmation may take before the connection counts as dead.
+    /// How long a broker that owes confirmations may give none before the connection counts as dead.
     pub confirm_timeout: Duration,
     pub heartbeat: Duration,
     /// What the broker shows this connection as; `outbox-relay.<pipeline>` if not given.

@@ -2,7 +2,8 @@
 //!
 //! What is published goes to the `keeper`, which connects and takes the pipeline's lock queue; `service`
 //! publishes on a connection, over several channels, in windows that are settled as a whole (`window`);
-//! `stock` and `queue` say what is next, `misses` what need not be tried just now. A record becomes a message in `parcel`; what the broker's codes
+//! `stock` and `queue` say what is next, `misses` what need not be tried just now,
+//! `pulse` whether the broker still answers. A record becomes a message in `parcel`; what the broker's codes
 //! mean is in `classify`; how a connection is made, and ended for good, in `link`.
 
 use std::fmt;
@@ -24,6 +25,7 @@ mod keeper;
 mod link;
 mod misses;
 mod parcel;
+mod pulse;
 mod queue;
 mod service;
 mod stock;

@@ -20,6 +20,7 @@ use super::keeper::{End, Order};
 use super::link::{Link, Settings, connection_error, ended_channel, open_channel};
 use super::misses::Misses;
 use super::parcel::{Limits, Parcel};
+use super::pulse::Pulse;
 use super::queue::{Batch, message_id, share_destination};
 use super::stock::Stock;
 use super::teller::Teller;
@@ -53,6 +54,7 @@ struct Wreck {
 pub(super) struct Service<'k> {
     limits: Limits,
     confirm_timeout: Duration,
+    pulse: Arc<Pulse>,
     link: Link,
     orders: &'k mut mpsc::UnboundedReceiver<Order>,
     stock: &'k mut Stock,
@@ -91,6 +93,7 @@ impl<'k> Service<'k> {
         Self {
             limits: Limits { message_bytes_max: settings.broker.message_bytes_max, frame_bytes_max },
             confirm_timeout: settings.broker.confirm_timeout,
+            pulse: Arc::new(Pulse::new()),
             link,
             orders,
             stock,
@@ -181,9 +184,10 @@ impl<'k> Service<'k> {
             return;
         }
         let ids: Vec<Bytes> = sent.iter().map(message_id).collect();
+        let pulse = Arc::clone(&self.pulse);
         let (connection, channel) = (Arc::clone(&self.link.connection), self.idle.pop());
         self.flying.push(Box::pin(async move {
-            (lane, window::publish(connection, channel, parcels, ids, suspected).await)
+            (lane, window::publish(connection, channel, parcels, ids, suspected, pulse).await)
         }));
         let batch = Batch { shipments: sent, suspected };
         self.flights[lane] = Some(Flight { batch, since: Instant::now() });
@@ -216,6 +220,7 @@ impl<'k> Service<'k> {
 
     fn found(&mut self, exchange: Arc<str>, found: Result<(), Error>) {
         self.looking = None;
+        self.pulse.beat();
         match found {
             Ok(()) => self.stock.seen(exchange),
             Err(error) if error.is_amqp_soft_error() => {
@@ -251,7 +256,8 @@ impl<'k> Service<'k> {
         let flights = self.flights.iter().flatten().map(|flight| flight.since);
         let looking = self.looking.iter().map(|(since, _)| *since);
         let oldest = flights.chain(looking).min();
-        !self.blocked && oldest.is_some_and(|since| since.elapsed() >= self.confirm_timeout)
+        let has_stopped = |oldest| self.pulse.has_stopped(oldest, Instant::now(), self.confirm_timeout);
+        !self.blocked && oldest.is_some_and(has_stopped)
     }
 
     /// Passes a window's answers on. What has none is put down to a neighbour or to the connection.
