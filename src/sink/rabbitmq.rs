@@ -80,12 +80,7 @@ impl RabbitSink {
     #[must_use]
     pub fn new(broker: &config::RabbitMq, pipeline: &str) -> Self {
         let settings = Settings { broker: broker.clone(), pipeline: pipeline.to_owned() };
-        Self {
-            settings: Arc::new(settings),
-            inbox: Arc::default(),
-            open: HashSet::new(),
-            kept: None,
-        }
+        Self { settings: Arc::new(settings), inbox: Arc::default(), open: HashSet::new(), kept: None }
     }
 
     /// Ends the keeper of an earlier epoch. Nobody reads its inbox any more.

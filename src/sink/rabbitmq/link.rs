@@ -260,7 +260,10 @@ mod tests {
             let error = connection_error(ErrorKind::ProtocolError(stale).into());
             assert!(!ended_channel(&error) && classify::code_of(&error).is_none(), "{code}");
             let failure = classify::outage(&error);
-            assert_eq!((failure.fault, failure.error_type), (Fault::Unavailable, ErrorType::BrokerUnavailable));
+            assert_eq!(
+                (failure.fault, failure.error_type),
+                (Fault::Unavailable, ErrorType::BrokerUnavailable)
+            );
             assert!(failure.reason.contains("said of another"), "{failure}");
         }
         let ended = AMQPError::from_id(504, "the connection's own".into()).expect("the client knows it");

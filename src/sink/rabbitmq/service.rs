@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::options::ExchangeDeclareOptions;
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, Error, Event, ExchangeKind};
@@ -49,6 +49,19 @@ struct Wreck {
     lane: usize,
     unknown: Vec<Shipment>,
     unsent: Vec<Shipment>,
+    /// All of it may have been published before.
+    suspected: bool,
+}
+
+impl Wreck {
+    /// What may have been published, and what never was.
+    fn told_apart(self) -> (Vec<Shipment>, Vec<Shipment>) {
+        let Self { mut unknown, mut unsent, suspected, .. } = self;
+        if suspected {
+            unknown.append(&mut unsent);
+        }
+        (unknown, unsent)
+    }
 }
 
 pub(super) struct Service<'k> {
@@ -223,12 +236,12 @@ impl<'k> Service<'k> {
         self.pulse.beat();
         match found {
             Ok(()) => self.stock.seen(exchange),
-            Err(error) if error.is_amqp_soft_error() => {
+            Err(error) if classify::is_about_a_channel(&error) => {
                 let failure = classify::message_failure(&error, false);
                 self.teller.failed(&self.stock.missed(&exchange), &failure);
                 self.misses.add(exchange, failure, Instant::now());
             }
-            Err(error) => self.cause = self.cause.take().or(Some(error)),
+            Err(error) => self.explain(error),
         }
     }
 
@@ -246,7 +259,7 @@ impl<'k> Service<'k> {
                 flights.chain(looking).for_each(|since| *since = Instant::now());
                 self.teller.up();
             }
-            Event::Error(error) if !self.link.is_up() => self.cause = self.cause.take().or(Some(error)),
+            Event::Error(error) if !self.link.is_up() => self.explain(error),
             // The end of a channel shows in its window.
             _ => {}
         }
@@ -263,6 +276,7 @@ impl<'k> Service<'k> {
     /// Passes a window's answers on. What has none is put down to a neighbour or to the connection.
     fn landed(&mut self, lane: usize, landing: Landing) {
         let flight = self.flights[lane].take().expect("a window lands once");
+        let suspected = flight.batch.suspected;
         let (mut unknown, mut unsent) = (Vec::new(), Vec::new());
         for (shipment, answer) in flight.batch.shipments.into_iter().zip(landing.answers) {
             match answer {
@@ -276,16 +290,26 @@ impl<'k> Service<'k> {
         self.idle.extend(landing.channel);
         match landing.error {
             None => self.teller.failed(&unknown, &classify::unconfirmed()),
-            Some(error) if self.link.is_up() && ended_channel(&error) => {
+            // The end of the connection may follow at once, and changes nothing: one of these is to blame.
+            Some(error) if self.is_about_a_channel(&error) => {
                 self.channel_ended = true;
-                self.stock.queue(lane).put_back(Batch { shipments: unsent, suspected: false });
-                self.isolate(lane, unknown, flight.batch.suspected, &error);
+                self.stock.queue(lane).put_back(Batch { shipments: unsent, suspected });
+                self.isolate(lane, unknown, suspected, &error);
             }
             Some(error) => {
-                self.cause = self.cause.take().or(Some(error));
-                self.wrecks.push(Wreck { lane, unknown, unsent });
+                self.explain(error);
+                self.wrecks.push(Wreck { lane, unknown, unsent, suspected });
             }
         }
+    }
+
+    fn is_about_a_channel(&self, error: &Error) -> bool {
+        classify::is_about_a_channel(error) || (self.link.is_up() && ended_channel(error))
+    }
+
+    /// Takes an error for why the connection ends.
+    fn explain(&mut self, error: Error) {
+        self.cause = classify::cause(self.cause.take(), error);
     }
 
     /// The channel was ended for one of these: that one fails, or its whole destination; the others are
@@ -308,9 +332,7 @@ impl<'k> Service<'k> {
     async fn purged(mut self) -> End {
         self.link.cut();
         self.crash().await;
-        for wreck in std::mem::take(&mut self.wrecks) {
-            self.teller.purged(&wreck.unknown, &wreck.unsent);
-        }
+        self.purge_wrecks();
         End::Purged
     }
 
@@ -318,27 +340,44 @@ impl<'k> Service<'k> {
     async fn lost(mut self, failure: Option<Failure>) -> End {
         self.link.cut();
         self.crash().await;
-        let (wrecks, cause) = (std::mem::take(&mut self.wrecks), self.cause.take());
+        self.last_news();
         if let Some(end) = self.last_orders() {
-            wrecks.iter().for_each(|wreck| self.teller.purged(&wreck.unknown, &wreck.unsent));
+            self.purge_wrecks();
             return end;
         }
+        let (wrecks, cause) = (std::mem::take(&mut self.wrecks), self.cause.take());
         let failure = failure.or_else(|| cause.as_ref().map(classify::outage)).unwrap_or_else(classify::gone);
         self.teller.down(failure.clone());
         // The client goes on writing to a channel that was ended, for which the broker ends the connection.
         // So that, too, is a neighbour's fault.
         let is_sequel =
             self.channel_ended && cause.and_then(|e| classify::code_of(&e)) == Some(code::CHANNEL_ERROR);
-        for Wreck { lane, mut unknown, unsent } in wrecks {
+        for Wreck { lane, mut unknown, unsent, suspected } in wrecks {
             if !is_sequel {
                 self.teller.failed(&unknown, &failure);
                 unknown.clear();
             }
-            let suspected = !unknown.is_empty();
+            let suspected = suspected || !unknown.is_empty();
             unknown.extend(unsent);
             self.stock.queue(lane).put_back(Batch { shipments: unknown, suspected });
         }
         End::Lost
+    }
+
+    fn purge_wrecks(&mut self) {
+        for wreck in std::mem::take(&mut self.wrecks) {
+            let (doubtful, unsent) = wreck.told_apart();
+            self.teller.purged(&doubtful, &unsent);
+        }
+    }
+
+    /// Why the connection ended may have been said after the windows noticed that it had.
+    fn last_news(&mut self) {
+        while let Some(Some(event)) = self.link.news.next().now_or_never() {
+            if let Event::Error(error) = event {
+                self.explain(error);
+            }
+        }
     }
 
     /// Waits until every window under way knows that there is no connection any more.
@@ -349,7 +388,8 @@ impl<'k> Service<'k> {
         }
         for (lane, flight) in self.flights.iter_mut().enumerate() {
             if let Some(flight) = flight.take() {
-                self.wrecks.push(Wreck { lane, unknown: flight.batch.shipments, unsent: Vec::new() });
+                let Batch { shipments: unknown, suspected } = flight.batch;
+                self.wrecks.push(Wreck { lane, unknown, unsent: Vec::new(), suspected });
             }
         }
     }

@@ -119,7 +119,9 @@ async fn a_full_queue_that_refuses_is_blocked_and_takes_again_once_there_is_room
     assert!(refused > 0 && refused + accepted == 50, "{refused} refused, {accepted} accepted");
     assert!((50..100).all(|token| results[&Token(token)].is_ok()), "the neighbours are delivered");
     assert_eq!(rabbit.depth(&healthy).await, 50, "a queue with room takes what the full one refuses");
-    assert!(results.values().filter_map(|result| result.as_ref().err()).all(|failure| failure.maybe_published));
+    assert!(
+        results.values().filter_map(|result| result.as_ref().err()).all(|failure| failure.maybe_published)
+    );
 
     rabbit.take(&full).await;
     sink.publish(shipments(&to(&exchange, "key"), 100..101));
