@@ -265,6 +265,8 @@ pub struct RabbitMq {
     pub heartbeat: Duration,
     /// What the broker shows this connection as; `outbox-relay.<pipeline>` if not given.
     pub connection_name: Option<String>,
+    /// The queue whose holder alone publishes; `relay.lock.<pipeline>` if not given.
+    pub lock: Option<String>,
     /// What the broker takes in one message.
     pub message_bytes_max: usize,
 }

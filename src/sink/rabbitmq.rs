@@ -244,6 +244,7 @@ mod tests {
             confirm_timeout: Duration::from_secs(20),
             heartbeat: Duration::from_secs(5),
             connection_name: None,
+            lock: None,
             message_bytes_max: 1_000,
         };
         let mut sink = RabbitSink::new(&settings, "orders");

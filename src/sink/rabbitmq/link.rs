@@ -40,7 +40,7 @@ pub(super) struct Settings {
 impl Settings {
     /// Exclusive to the connection that declares it: who holds it publishes, and nobody else.
     fn lock_queue(&self) -> String {
-        format!("relay.lock.{}", self.pipeline)
+        self.broker.lock.clone().unwrap_or_else(|| format!("relay.lock.{}", self.pipeline))
     }
 
     fn uri(&self) -> Result<AMQPUri, String> {
@@ -119,7 +119,7 @@ impl Link {
                 return Err(silent("the broker did not greet within 20 s"));
             }
         };
-        match tokio::time::timeout(GREET_TIMEOUT, lock(&link.connection, &settings.lock_queue())).await {
+        match tokio::time::timeout(GREET_TIMEOUT, lock(&link.connection, &settings)).await {
             Ok(locked) => locked.map(|()| link),
             Err(_elapsed) => Err(silent("the broker did not declare the lock queue within 20 s")),
         }
@@ -168,27 +168,32 @@ fn windows_max(channel_max: u16) -> usize {
 }
 
 /// The queue goes with the connection, however that ends.
-async fn lock(connection: &Connection, name: &str) -> Result<(), Failure> {
+async fn lock(connection: &Connection, settings: &Settings) -> Result<(), Failure> {
+    let queue = settings.lock_queue();
     let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
     let declared = async {
         let channel = open_channel(connection).await?;
-        let name = ShortString::try_new(name).expect("a pipeline's name has at most 40 bytes");
+        let name = ShortString::try_new(queue.as_str()).expect("names were measured when they were read");
         channel.queue_declare(name, options, FieldTable::default()).await?;
         channel.close(200, "OK".into()).await
     };
-    declared.await.map_err(|error| {
-        let failure = classify::outage(&error);
-        let why = match classify::code_of(&error) {
-            Some(code::RESOURCE_LOCKED) => {
-                format!("another connection holds the lock queue {name}: another relay publishes for this pipeline")
-            }
-            Some(code::ACCESS_REFUSED) => {
-                format!("could not declare the lock queue {name}: grant its user to configure ^relay\\.lock\\.: {failure}")
-            }
-            Some(_) | None => format!("could not declare the lock queue {name}: {failure}"),
-        };
-        Failure { reason: why.into(), ..failure }
-    })
+    declared.await.map_err(|error| unlocked(&error, &queue, &settings.pipeline))
+}
+
+/// Why the lock queue is not ours, and what a person can do.
+fn unlocked(error: &Error, queue: &str, pipeline: &str) -> Failure {
+    let failure = classify::outage(error);
+    let why = match classify::code_of(error) {
+        Some(code::RESOURCE_LOCKED) => format!(
+            "another relay publishes under the pipeline name {pipeline} on this virtual host: it holds the lock \
+             queue {queue}; if it serves another database, give one of them another pipeline.name"
+        ),
+        Some(code::ACCESS_REFUSED) => {
+            format!("could not declare the lock queue {queue}: grant its user to configure it: {failure}")
+        }
+        Some(_) | None => format!("could not declare the lock queue {queue}: {failure}"),
+    };
+    Failure { reason: why.into(), ..failure }
 }
 
 async fn connect(settings: &Settings, wire: Arc<Wire>) -> lapin::Result<Connection> {
@@ -269,6 +274,16 @@ mod tests {
         let ended = AMQPError::from_id(504, "the connection's own".into()).expect("the client knows it");
         let error = connection_error(ErrorKind::ProtocolError(ended).into());
         assert_eq!(classify::code_of(&error), Some(code::CHANNEL_ERROR));
+    }
+
+    #[test]
+    fn a_lock_that_another_holds_names_the_pipeline_and_the_way_out() {
+        let locked = AMQPError::from_id(405, "RESOURCE_LOCKED".into()).expect("the client knows it");
+        let failure = unlocked(&ErrorKind::ProtocolError(locked).into(), "relay.lock.default", "default");
+        assert_eq!((failure.fault, failure.error_type), (Fault::Unavailable, ErrorType::Fenced));
+        for part in ["pipeline name default", "queue relay.lock.default", "another pipeline.name"] {
+            assert!(failure.reason.contains(part), "{failure}");
+        }
     }
 
     #[test]

@@ -46,6 +46,23 @@ async fn a_second_sink_of_a_pipeline_stays_down_until_the_first_is_closed() {
 }
 
 #[tokio::test]
+async fn a_lock_of_one_s_own_keeps_services_of_one_pipeline_name_apart() {
+    let Some(broker) = Proxied::find().await else { return };
+    let destination = broker.destination().await;
+    let named = config::RabbitMq { lock: Some(format!("orders-{}", pipeline())), ..config(&broker.url()) };
+    let (mut first, mut second) = (broker.sink(), RabbitSink::new(&named, &broker.pipeline));
+    first.open(1).await.expect("the sink opens");
+    second.open(1).await.expect("the sink opens");
+    first.publish(shipments(&destination, 0..10));
+    second.publish(shipments(&destination, 10..20));
+    confirmed(&mut first, 10).await;
+    confirmed(&mut second, 10).await;
+    let mut third = RabbitSink::new(&named, &pipeline());
+    third.open(1).await.expect("the sink opens");
+    assert_eq!(down(&mut third).await.error_type, ErrorType::Fenced);
+}
+
+#[tokio::test]
 async fn a_purge_frees_the_lock_for_another_relay() {
     let Some(broker) = Proxied::find().await else { return };
     let destination = broker.destination().await;
