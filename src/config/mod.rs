@@ -260,11 +260,13 @@ pub struct RabbitMq {
     /// How we prove who we are.
     pub identity: Option<Identity>,
     pub channels: usize,
-    /// How long a confirmation may take before the connection counts as dead.
+    /// How long a broker that owes confirmations may give none before the connection counts as dead.
     pub confirm_timeout: Duration,
     pub heartbeat: Duration,
     /// What the broker shows this connection as; `outbox-relay.<pipeline>` if not given.
     pub connection_name: Option<String>,
+    /// The queue whose holder alone publishes; `relay.lock.<pipeline>` if not given.
+    pub lock: Option<String>,
     /// What the broker takes in one message.
     pub message_bytes_max: usize,
 }

@@ -234,6 +234,9 @@ fn rabbitmq(page: &mut Page, rabbitmq: &RabbitMq) {
     if let Some(name) = &rabbitmq.connection_name {
         page.text("connection_name", name);
     }
+    if let Some(name) = &rabbitmq.lock {
+        page.text("lock", name);
+    }
     page.size("message_bytes_max", rabbitmq.message_bytes_max);
 }
 

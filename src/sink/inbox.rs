@@ -138,8 +138,13 @@ impl Unanswered {
     /// How many outcomes are worth taking before others join them: with many on their way the next ones
     /// are close behind; with few, each is waited for.
     pub(super) const fn enough(&self) -> usize {
-        if self.0 < TRICKLE_MAX { 1 } else { self.0 / 2 }
+        enough(self.0)
     }
+}
+
+/// The same for whoever counts the `unanswered` ones himself.
+pub(super) const fn enough(unanswered: usize) -> usize {
+    if unanswered < TRICKLE_MAX { 1 } else { unanswered / 2 }
 }
 
 /// How many outcomes these events bring.

@@ -2,25 +2,30 @@
 //!
 //! What is published goes to the `keeper`, which connects and takes the pipeline's lock queue; `service`
 //! publishes on a connection, over several channels, in windows that are settled as a whole (`window`);
-//! `stock` and `queue` say what is next. A record becomes a message in `parcel`; what the broker's codes
+//! `stock` and `queue` say what is next, `misses` what need not be tried just now,
+//! `pulse` whether the broker still answers. A record becomes a message in `parcel`; what the broker's codes
 //! mean is in `classify`; how a connection is made, and ended for good, in `link`.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use foldhash::{HashSet, HashSetExt as _};
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::inbox::{Inbox, Unanswered};
-use super::{ErrorType, Failure, Fault, Shipment, Sink, SinkEvent};
+use super::inbox::{Inbox, enough};
+use super::{ErrorType, Failure, Fault, Outcome, Shipment, Sink, SinkEvent, Token};
 use crate::config;
 use crate::message::RowRef;
 
 mod classify;
 mod keeper;
 mod link;
+mod misses;
 mod parcel;
+mod pulse;
 mod queue;
 mod service;
 mod stock;
@@ -39,7 +44,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct RabbitSink {
     settings: Arc<Settings>,
     inbox: Arc<Inbox>,
-    unanswered: Unanswered,
+    /// Shipments without an outcome that was taken.
+    open: HashSet<Token>,
     kept: Option<Kept>,
 }
 
@@ -81,19 +87,14 @@ impl RabbitSink {
     #[must_use]
     pub fn new(broker: &config::RabbitMq, pipeline: &str) -> Self {
         let settings = Settings { broker: broker.clone(), pipeline: pipeline.to_owned() };
-        Self {
-            settings: Arc::new(settings),
-            inbox: Arc::default(),
-            unanswered: Unanswered::default(),
-            kept: None,
-        }
+        Self { settings: Arc::new(settings), inbox: Arc::default(), open: HashSet::new(), kept: None }
     }
 
     /// Ends the keeper of an earlier epoch. Nobody reads its inbox any more.
     fn retire(&mut self) -> Option<JoinHandle<()>> {
-        let Kept { orders, switch, task } = self.kept.take()?;
         self.inbox = Arc::default();
-        self.unanswered = Unanswered::default();
+        self.open.clear();
+        let Kept { orders, switch, task } = self.kept.take()?;
         drop(orders);
         switch.off();
         Some(task)
@@ -120,7 +121,7 @@ impl Sink for RabbitSink {
     }
 
     fn publish(&mut self, shipments: Vec<Shipment>) {
-        self.unanswered.add(shipments.len());
+        self.open.extend(shipments.iter().map(|shipment| shipment.token));
         let Some(kept) = &self.kept else { return self.turn_away(&shipments) };
         if let Err(mpsc::error::SendError(Order::Publish(shipments))) =
             kept.orders.send(Order::Publish(shipments))
@@ -130,9 +131,18 @@ impl Sink for RabbitSink {
     }
 
     async fn events(&mut self) -> Vec<SinkEvent> {
-        let events = self.inbox.take(self.unanswered.enough()).await;
-        self.unanswered.taken(&events);
-        events
+        loop {
+            let end = tokio::select! { biased;
+                events = self.inbox.take(enough(self.open.len())) => return self.taken(events),
+                end = ended(&mut self.kept) => end,
+            };
+            // It cannot end while it may still get orders, but by a panic.
+            self.kept = None;
+            let events = self.abandoned(&end);
+            if !events.is_empty() {
+                return events;
+            }
+        }
     }
 
     fn purge(&mut self) {
@@ -151,7 +161,47 @@ impl Sink for RabbitSink {
     }
 }
 
+/// The end of the keeper's task.
+async fn ended(kept: &mut Option<Kept>) -> String {
+    match kept {
+        Some(kept) => match (&mut kept.task).await {
+            Ok(()) => "it has ended".to_owned(),
+            Err(error) => error.to_string(),
+        },
+        None => std::future::pending().await,
+    }
+}
+
 impl RabbitSink {
+    fn taken(&mut self, events: Vec<SinkEvent>) -> Vec<SinkEvent> {
+        for event in &events {
+            match event {
+                SinkEvent::Outcomes(outcomes) => {
+                    for outcome in outcomes {
+                        self.open.remove(&outcome.token);
+                    }
+                }
+                SinkEvent::Down(_) | SinkEvent::Up => {}
+            }
+        }
+        events
+    }
+
+    /// What the keeper still told, and the failure of everything it left without an answer.
+    fn abandoned(&mut self, end: &str) -> Vec<SinkEvent> {
+        let told = self.inbox.take(1).now_or_never().unwrap_or_default();
+        let mut events = self.taken(told);
+        let reason = format!("the task that keeps the connection to RabbitMQ failed: {end}");
+        let failure = Failure::unknown(Fault::Fatal, ErrorType::Other, reason);
+        let mut left: Vec<Token> = self.open.drain().collect();
+        left.sort_unstable();
+        if !left.is_empty() {
+            let outcome = |token| Outcome { token, result: Err(failure.clone()) };
+            events.push(SinkEvent::Outcomes(left.into_iter().map(outcome).collect()));
+        }
+        events
+    }
+
     /// Without a keeper nothing can be sent until the sink is opened again.
     fn turn_away(&self, shipments: &[Shipment]) {
         let failure = Failure::refused(Fault::Fatal, ErrorType::Other, "the RabbitMQ client is not open");
@@ -170,5 +220,73 @@ impl Drop for RabbitSink {
 impl fmt::Debug for RabbitSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RabbitSink").field("open", &self.kept.is_some()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::{Destination, Record};
+
+    fn shipment(token: u64) -> Shipment {
+        let record = Record {
+            destination: Destination::Topic("anywhere".into()),
+            key: None,
+            headers: vec![],
+            body: None,
+            timestamp_ms: None,
+            properties: None,
+        };
+        Shipment { token: Token(token), record: Arc::new(record) }
+    }
+
+    /// A sink whose keeper confirms the first message it is given and panics over the next.
+    #[allow(clippy::disallowed_methods, reason = "the sink owns the task")]
+    fn with_a_bad_keeper() -> RabbitSink {
+        let settings = crate::config::RabbitMq {
+            url: crate::config::Secret::new("amqp://localhost"),
+            ca_file: None,
+            identity: None,
+            channels: 1,
+            confirm_timeout: Duration::from_secs(20),
+            heartbeat: Duration::from_secs(5),
+            connection_name: None,
+            lock: None,
+            message_bytes_max: 1_000,
+        };
+        let mut sink = RabbitSink::new(&settings, "orders");
+        let (orders, mut taken) = mpsc::unbounded_channel();
+        let inbox = Arc::clone(&sink.inbox);
+        let task = tokio::spawn(async move {
+            let Some(Order::Publish(first)) = taken.recv().await else { return };
+            inbox.outcome(first[0].token, Ok(()));
+            panic!("over the second");
+        });
+        sink.kept = Some(Kept { orders, switch: Arc::default(), task });
+        sink
+    }
+
+    #[tokio::test]
+    async fn when_its_task_panics_every_open_message_fails_once_and_says_so() {
+        let mut sink = with_a_bad_keeper();
+        sink.publish((0..200).map(shipment).collect());
+        let mut outcomes = Vec::new();
+        while outcomes.len() < 200 {
+            let events = tokio::time::timeout(END_TIMEOUT, sink.events()).await;
+            for event in events.expect("an event before the deadline") {
+                let SinkEvent::Outcomes(told) = event else { panic!("{event:?}") };
+                outcomes.extend(told);
+            }
+        }
+        assert_eq!(outcomes[0], Outcome { token: Token(0), result: Ok(()) });
+        for (token, outcome) in (1..200).zip(&outcomes[1..]) {
+            let failure = outcome.result.as_ref().expect_err("a failure");
+            assert_eq!((outcome.token, failure.fault), (Token(token), Fault::Fatal));
+            assert!(failure.maybe_published && failure.reason.contains("over the second"), "{failure}");
+        }
+        // Until it is opened again there is nothing to send with.
+        sink.publish(vec![shipment(200)]);
+        let [SinkEvent::Outcomes(told)] = &sink.events().await[..] else { panic!("one outcome") };
+        assert!(told[0].result.as_ref().is_err_and(|failure| failure.fault == Fault::Fatal));
     }
 }

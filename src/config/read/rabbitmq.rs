@@ -40,6 +40,7 @@ pub(super) fn rabbitmq(section: &mut Section<'_>) -> Option<RabbitMq> {
     let confirm_timeout = section.defaulted("confirm_timeout", duration(ms(1_000)..=HOUR));
     let heartbeat = section.defaulted("heartbeat", duration(ms(1_000)..=HOUR));
     let connection_name = section.optional("connection_name", connection_name);
+    let lock = section.optional("lock", lock);
     let message_bytes_max = section.defaulted("message_bytes_max", bytes(1..=BYTES_MAX));
     let (confirm_timeout, heartbeat) = (confirm_timeout?, heartbeat?);
     patience(section, confirm_timeout, heartbeat)?;
@@ -58,6 +59,7 @@ pub(super) fn rabbitmq(section: &mut Section<'_>) -> Option<RabbitMq> {
         confirm_timeout,
         heartbeat,
         connection_name: connection_name?,
+        lock: lock?,
         message_bytes_max: message_bytes_max?,
     })
 }
@@ -76,6 +78,7 @@ pub(super) fn pass_over(section: &mut Section<'_>) {
         "confirm_timeout",
         "heartbeat",
         "connection_name",
+        "lock",
         "message_bytes_max",
     ];
     for key in keys {
@@ -241,6 +244,18 @@ fn connection_name(value: &config::Value) -> Result<String, Wrong> {
     let name = text(value)?;
     if name.len() > NAME_BYTES_MAX {
         return Err(Wrong::new("is too long", format!("write at most {NAME_BYTES_MAX} bytes")));
+    }
+    Ok(name)
+}
+
+fn lock(value: &config::Value) -> Result<String, Wrong> {
+    let name = text(value)?;
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        let hint = format!("write 1 to {NAME_BYTES_MAX} bytes, such as relay.lock.orders");
+        return Err(Wrong::new("is no name of a queue", hint));
+    }
+    if name.starts_with("amq.") {
+        return Err(Wrong::new("begins with amq., which the broker keeps for itself", "write another name"));
     }
     Ok(name)
 }

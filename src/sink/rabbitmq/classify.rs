@@ -61,6 +61,22 @@ pub(super) fn message_failure(error: &Error, maybe_published: bool) -> Failure {
     Failure { fault, error_type, maybe_published, reason: reason(error) }
 }
 
+/// Whether the broker ended one channel, for what was done on it.
+pub(super) fn is_about_a_channel(error: &Error) -> bool {
+    error.is_amqp_soft_error()
+}
+
+/// Why a connection ended, of two things said about it: the broker's code before the client's own words,
+/// otherwise the first. What ended a channel is never it: that may be one message's fault.
+pub(super) fn cause(known: Option<Error>, said: Error) -> Option<Error> {
+    let explains = code_of(&said).is_some() && known.as_ref().and_then(code_of).is_none();
+    match known {
+        known if is_about_a_channel(&said) => known,
+        Some(known) if !explains => Some(known),
+        Some(_) | None => Some(said),
+    }
+}
+
 /// Why there is no connection. Whatever it is, it is no message's fault.
 pub(crate) fn outage(error: &Error) -> Failure {
     if let Some(distrust) = tls::distrust(error) {
@@ -95,9 +111,10 @@ pub(super) fn gone() -> Failure {
     )
 }
 
+/// One of the queues bound for it did not take it; the others may have.
 pub(super) fn nack() -> Failure {
     let reason = "the broker did not take it: a queue bound for it is full or has failed";
-    Failure::refused(Fault::Blocked, ErrorType::Nack, reason)
+    Failure::unknown(Fault::Blocked, ErrorType::Nack, reason)
 }
 
 pub(super) fn no_route() -> Failure {
@@ -165,6 +182,30 @@ mod tests {
         }
         let failure = message_failure(&ErrorKind::ChannelsLimitReached.into(), true);
         assert_eq!((failure.fault, failure.error_type), (Fault::Transient, ErrorType::Other));
+    }
+
+    #[test]
+    fn a_connection_ends_for_what_the_broker_said_of_it_and_never_for_what_ended_a_channel() {
+        let said = |code| protocol_error(code).expect("the client knows it");
+        let io = || Error::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+        let code = |cause: Option<Error>| cause.as_ref().and_then(code_of);
+        for soft in [311, 313, 403, 404, 405, 406] {
+            assert!(cause(None, said(soft)).is_none(), "{soft}");
+            assert_eq!(code(cause(Some(said(504)), said(soft))), Some(504));
+        }
+        assert_eq!(code(cause(None, said(504))), Some(504));
+        assert_eq!(code(cause(Some(io()), said(504))), Some(504));
+        assert_eq!(code(cause(Some(said(504)), io())), Some(504));
+        assert_eq!(code(cause(Some(said(504)), said(320))), Some(504));
+        assert!(cause(None, io()).is_some());
+    }
+
+    #[test]
+    fn one_queue_s_no_leaves_open_what_the_others_of_its_exchange_hold() {
+        let failure = nack();
+        assert_eq!((failure.fault, failure.error_type), (Fault::Blocked, ErrorType::Nack));
+        assert!(failure.maybe_published);
+        assert!(!no_route().maybe_published);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!   Resting ────────────────────▶ Linking ───────────────────────────▶ Serving
 //!      ▲                            ▲ ▲│ with pauses                    │ │
 //!      │                            │ └┘                                │ │
-//!      │                            └─────────── connection lost ───────┘ │
+//!      │                            └──── connection lost, a pause ─────┘ │
 //!      └─────────────────────────────── purged ───────────────────────────┘
 //! ```
 //!
@@ -31,7 +31,8 @@ use crate::relay::Backoff;
 use crate::sink::inbox::Inbox;
 use crate::sink::{ErrorType, Failure, Shipment};
 
-/// Between two attempts to connect: a broker that restarts is found soon, one that is gone is no load.
+/// Between two attempts to connect: a broker that restarts is found soon, one that is gone is no load, nor
+/// is one that ends every connection it has just accepted.
 const RECONNECT: Backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(5) };
 
 /// The lock queue of a connection that has just ended takes the broker a moment to delete; what takes
@@ -61,6 +62,8 @@ pub(super) struct Keeper {
     switch: Arc<Switch>,
     stock: Stock,
     teller: Teller,
+    /// To connect since the broker last confirmed something: an accepted connection proves nothing yet.
+    attempts: u32,
     /// Spreads the attempts of many relays that lost the same broker.
     chance: SmallRng,
 }
@@ -74,29 +77,38 @@ impl Keeper {
     ) -> Self {
         let stock = Stock::new(settings.broker.channels);
         let (teller, chance) = (Teller::new(inbox), SmallRng::from_os_rng());
-        Self { settings, orders, switch, stock, teller, chance }
+        Self { settings, orders, switch, stock, teller, attempts: 0, chance }
     }
 
     /// Until the sink lets go of its end of the orders.
     pub(super) async fn run(mut self) {
         loop {
-            let end = match self.link().await {
-                Ok(link) => {
-                    let Self { settings, orders, stock, teller, .. } = &mut self;
-                    Service::new(settings, link, orders, stock, teller).run().await
-                }
-                Err(end) => end,
-            };
-            match end {
+            match self.hold().await {
                 End::Closed => return,
                 End::Lost => {}
                 End::Purged => {
+                    self.attempts = 0;
                     if self.rest().await.is_none() {
                         return;
                     }
                 }
             }
         }
+    }
+
+    /// One connection, from its making to its end.
+    async fn hold(&mut self) -> End {
+        let link = match self.link().await {
+            Ok(link) => link,
+            Err(end) => return end,
+        };
+        let Self { settings, orders, stock, teller, .. } = self;
+        let end = Service::new(settings, link, orders, stock, teller).run().await;
+        if self.teller.take_confirmed() {
+            // It was a good connection. The next one has a pause before it all the same.
+            self.attempts = 1;
+        }
+        end
     }
 
     /// Gives everything back and waits for something new; `None` if nothing ever comes.
@@ -117,8 +129,8 @@ impl Keeper {
     /// Connects, however long it takes.
     async fn link(&mut self) -> Result<Link, End> {
         let since = Instant::now();
-        let mut attempts = 0;
         loop {
+            self.pause().await?;
             match self.attempt().await? {
                 Ok(link) => {
                     self.stock.forget_exchanges();
@@ -132,10 +144,16 @@ impl Keeper {
                     }
                 }
             }
-            let pause = RECONNECT.pause(attempts, self.chance.random());
-            attempts += 1;
-            self.meanwhile(tokio::time::sleep(pause)).await?;
         }
+    }
+
+    /// Before every attempt but the first.
+    async fn pause(&mut self) -> Result<(), End> {
+        let earlier = self.attempts;
+        self.attempts = earlier.saturating_add(1);
+        let Some(retry) = earlier.checked_sub(1) else { return Ok(()) };
+        let pause = RECONNECT.pause(retry, self.chance.random());
+        self.meanwhile(tokio::time::sleep(pause)).await
     }
 
     async fn attempt(&mut self) -> Result<Result<Link, Failure>, End> {

@@ -16,7 +16,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::tcp::{AMQPUriTcpExt as _, AsyncTcpStream};
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Connection, ConnectionProperties, Error, Event};
+use lapin::{Channel, Connection, ConnectionProperties, Error, Event};
 
 use super::classify::{self, code};
 use super::tls;
@@ -40,7 +40,7 @@ pub(super) struct Settings {
 impl Settings {
     /// Exclusive to the connection that declares it: who holds it publishes, and nobody else.
     fn lock_queue(&self) -> String {
-        format!("relay.lock.{}", self.pipeline)
+        self.broker.lock.clone().unwrap_or_else(|| format!("relay.lock.{}", self.pipeline))
     }
 
     fn uri(&self) -> Result<AMQPUri, String> {
@@ -111,7 +111,7 @@ impl Link {
         let connection = greeted(&settings, &wire).await?;
         let news = Box::pin(connection.events_listener());
         let link = Self { news, connection: Arc::new(connection), wire };
-        match tokio::time::timeout(GREET_TIMEOUT, lock(&link.connection, &settings.lock_queue())).await {
+        match tokio::time::timeout(GREET_TIMEOUT, lock(&link.connection, &settings)).await {
             Ok(locked) => locked.map(|()| link),
             Err(_elapsed) => Err(silent("the broker did not declare the lock queue within 20 s")),
         }
@@ -124,6 +124,11 @@ impl Link {
     /// What one frame carries at most, as agreed on.
     pub(super) fn frame_bytes_max(&self) -> usize {
         self.connection.configuration().frame_max() as usize
+    }
+
+    /// Windows the broker lets us have under way, each on a channel of its own.
+    pub(super) fn windows_max(&self) -> usize {
+        windows_max(self.connection.configuration().channel_max())
     }
 
     pub(super) fn cut(&self) {
@@ -160,27 +165,38 @@ pub(super) async fn greeted(settings: &Settings, wire: &Arc<Wire>) -> Result<Con
     }
 }
 
+/// One channel is for looking at exchanges, and one may be about to close.
+fn windows_max(channel_max: u16) -> usize {
+    usize::from(channel_max).saturating_sub(2).max(1)
+}
+
 /// The queue goes with the connection, however that ends.
-async fn lock(connection: &Connection, name: &str) -> Result<(), Failure> {
+async fn lock(connection: &Connection, settings: &Settings) -> Result<(), Failure> {
+    let queue = settings.lock_queue();
     let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
     let declared = async {
-        let channel = connection.create_channel().await?;
-        let name = ShortString::try_new(name).expect("a pipeline's name has at most 40 bytes");
-        channel.queue_declare(name, options, FieldTable::default()).await
+        let channel = open_channel(connection).await?;
+        let name = ShortString::try_new(queue.as_str()).expect("names were measured when they were read");
+        channel.queue_declare(name, options, FieldTable::default()).await?;
+        channel.close(200, "OK".into()).await
     };
-    declared.await.map(drop).map_err(|error| {
-        let failure = classify::outage(&error);
-        let why = match classify::code_of(&error) {
-            Some(code::RESOURCE_LOCKED) => {
-                format!("another connection holds the lock queue {name}: another relay publishes for this pipeline")
-            }
-            Some(code::ACCESS_REFUSED) => {
-                format!("could not declare the lock queue {name}: grant its user to configure ^relay\\.lock\\.: {failure}")
-            }
-            Some(_) | None => format!("could not declare the lock queue {name}: {failure}"),
-        };
-        Failure { reason: why.into(), ..failure }
-    })
+    declared.await.map_err(|error| unlocked(&error, &queue, &settings.pipeline))
+}
+
+/// Why the lock queue is not ours, and what a person can do.
+fn unlocked(error: &Error, queue: &str, pipeline: &str) -> Failure {
+    let failure = classify::outage(error);
+    let why = match classify::code_of(error) {
+        Some(code::RESOURCE_LOCKED) => format!(
+            "another relay publishes under the pipeline name {pipeline} on this virtual host: it holds the lock \
+             queue {queue}; if it serves another database, give one of them another pipeline.name"
+        ),
+        Some(code::ACCESS_REFUSED) => {
+            format!("could not declare the lock queue {queue}: grant its user to configure it: {failure}")
+        }
+        Some(_) | None => format!("could not declare the lock queue {queue}: {failure}"),
+    };
+    Failure { reason: why.into(), ..failure }
 }
 
 async fn connect(settings: &Settings, wire: Arc<Wire>) -> lapin::Result<Connection> {
@@ -216,7 +232,65 @@ fn silent(reason: &str) -> Failure {
     Failure::unknown(Fault::Unavailable, ErrorType::Timeout, reason)
 }
 
+/// A new channel.
+///
+/// Whatever prevents one is the connection's fault: numbers of channels come round, and then the client
+/// answers for the new channel with what the broker ended an older one of its number for.
+pub(super) async fn open_channel(connection: &Connection) -> lapin::Result<Channel> {
+    connection.create_channel().await.map_err(connection_error)
+}
+
+/// An error that tells of no message and no exchange, whatever it says.
+pub(super) fn connection_error(error: Error) -> Error {
+    if ended_channel(&error) {
+        io::Error::other(format!("could not use a new channel: {error}")).into()
+    } else {
+        error
+    }
+}
+
 /// Whether the error ended one channel and not the connection.
 pub(super) fn ended_channel(error: &Error) -> bool {
     error.is_amqp_soft_error() || matches!(error.kind(), lapin::ErrorKind::InvalidChannelState(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::ErrorKind;
+    use lapin::protocol::AMQPError;
+
+    use super::*;
+
+    #[test]
+    fn what_prevents_a_new_channel_is_an_outage_and_blames_nobody() {
+        for code in [403, 404, 405, 406] {
+            let stale = AMQPError::from_id(code, "said of another".into()).expect("the client knows it");
+            let error = connection_error(ErrorKind::ProtocolError(stale).into());
+            assert!(!ended_channel(&error) && classify::code_of(&error).is_none(), "{code}");
+            let failure = classify::outage(&error);
+            assert_eq!(
+                (failure.fault, failure.error_type),
+                (Fault::Unavailable, ErrorType::BrokerUnavailable)
+            );
+            assert!(failure.reason.contains("said of another"), "{failure}");
+        }
+        let ended = AMQPError::from_id(504, "the connection's own".into()).expect("the client knows it");
+        let error = connection_error(ErrorKind::ProtocolError(ended).into());
+        assert_eq!(classify::code_of(&error), Some(code::CHANNEL_ERROR));
+    }
+
+    #[test]
+    fn a_lock_that_another_holds_names_the_pipeline_and_the_way_out() {
+        let locked = AMQPError::from_id(405, "RESOURCE_LOCKED".into()).expect("the client knows it");
+        let failure = unlocked(&ErrorKind::ProtocolError(locked).into(), "relay.lock.default", "default");
+        assert_eq!((failure.fault, failure.error_type), (Fault::Unavailable, ErrorType::Fenced));
+        for part in ["pipeline name default", "queue relay.lock.default", "another pipeline.name"] {
+            assert!(failure.reason.contains(part), "{failure}");
+        }
+    }
+
+    #[test]
+    fn two_channels_are_left_for_what_is_not_a_window() {
+        assert_eq!([0, 1, 2, 3, 8, 2047].map(windows_max), [1, 1, 1, 1, 6, 2045]);
+    }
 }

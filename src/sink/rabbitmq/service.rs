@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::options::ExchangeDeclareOptions;
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, Error, Event, ExchangeKind};
@@ -17,8 +17,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::classify::{self, code};
 use super::keeper::{End, Order};
-use super::link::{Link, Settings, ended_channel};
+use super::link::{Link, Settings, connection_error, ended_channel, open_channel};
+use super::misses::Misses;
 use super::parcel::{Limits, Parcel};
+use super::pulse::Pulse;
 use super::queue::{Batch, message_id, share_destination};
 use super::stock::Stock;
 use super::teller::Teller;
@@ -47,20 +49,40 @@ struct Wreck {
     lane: usize,
     unknown: Vec<Shipment>,
     unsent: Vec<Shipment>,
+    /// All of it may have been published before.
+    suspected: bool,
+}
+
+impl Wreck {
+    /// What may have been published, and what never was.
+    fn told_apart(self) -> (Vec<Shipment>, Vec<Shipment>) {
+        let Self { mut unknown, mut unsent, suspected, .. } = self;
+        if suspected {
+            unknown.append(&mut unsent);
+        }
+        (unknown, unsent)
+    }
 }
 
 pub(super) struct Service<'k> {
     limits: Limits,
     confirm_timeout: Duration,
+    pulse: Arc<Pulse>,
     link: Link,
     orders: &'k mut mpsc::UnboundedReceiver<Order>,
     stock: &'k mut Stock,
     teller: &'k mut Teller,
-    /// By number of the channel's lane, between two windows.
-    channels: Vec<Option<Channel>>,
+    /// Between two windows.
+    idle: Vec<Channel>,
+    /// Windows that may be under way at once, each on a channel.
+    channels_max: usize,
+    /// The lane whose turn it is, if there are more lanes than channels.
+    turn: usize,
+    /// By number of the lane.
     flights: Vec<Option<Flight>>,
     flying: FuturesUnordered<Flying>,
     looking: Option<(Instant, Looking)>,
+    misses: Misses,
     /// An alarm: the broker reads nothing that is published.
     blocked: bool,
     /// The broker has ended a channel of this connection.
@@ -80,17 +102,22 @@ impl<'k> Service<'k> {
     ) -> Self {
         let frame_bytes_max = link.frame_bytes_max();
         let lanes = settings.broker.channels;
+        let channels_max = lanes.min(link.windows_max());
         Self {
             limits: Limits { message_bytes_max: settings.broker.message_bytes_max, frame_bytes_max },
             confirm_timeout: settings.broker.confirm_timeout,
+            pulse: Arc::new(Pulse::new()),
             link,
             orders,
             stock,
             teller,
-            channels: vec![None; lanes],
+            idle: Vec::new(),
+            channels_max,
+            turn: 0,
             flights: (0..lanes).map(|_| None).collect(),
             flying: FuturesUnordered::new(),
             looking: None,
+            misses: Misses::default(),
             blocked: false,
             channel_ended: false,
             wrecks: Vec::new(),
@@ -140,11 +167,14 @@ impl<'k> Service<'k> {
             // The client would keep it all in memory.
             return;
         }
-        for lane in 0..self.flights.len() {
+        let (first, lanes) = (self.turn, self.flights.len());
+        for lane in (0..lanes).map(|step| (first + step) % lanes) {
             while self.flights[lane].is_none()
+                && self.flying.len() < self.channels_max
                 && let Some(batch) = self.stock.next(lane)
             {
                 self.take_off(lane, batch);
+                self.turn = lane + 1;
             }
         }
     }
@@ -167,9 +197,10 @@ impl<'k> Service<'k> {
             return;
         }
         let ids: Vec<Bytes> = sent.iter().map(message_id).collect();
-        let (connection, channel) = (Arc::clone(&self.link.connection), self.channels[lane].take());
+        let pulse = Arc::clone(&self.pulse);
+        let (connection, channel) = (Arc::clone(&self.link.connection), self.idle.pop());
         self.flying.push(Box::pin(async move {
-            (lane, window::publish(connection, channel, parcels, ids, suspected).await)
+            (lane, window::publish(connection, channel, parcels, ids, suspected, pulse).await)
         }));
         let batch = Batch { shipments: sent, suspected };
         self.flights[lane] = Some(Flight { batch, since: Instant::now() });
@@ -177,6 +208,7 @@ impl<'k> Service<'k> {
 
     /// One at a time: each exchange is new once.
     fn look_for_exchange(&mut self) {
+        self.turn_away_misses();
         if self.looking.is_none()
             && !self.blocked
             && let Some(exchange) = self.stock.exchange_to_see()
@@ -190,15 +222,26 @@ impl<'k> Service<'k> {
         }
     }
 
+    /// What was just looked for in vain is not looked for again for each of its messages.
+    fn turn_away_misses(&mut self) {
+        while let Some(exchange) = self.stock.exchange_to_see()
+            && let Some(failure) = self.misses.recent(&exchange, Instant::now())
+        {
+            self.teller.failed(&self.stock.missed(&exchange), failure);
+        }
+    }
+
     fn found(&mut self, exchange: Arc<str>, found: Result<(), Error>) {
         self.looking = None;
+        self.pulse.beat();
         match found {
             Ok(()) => self.stock.seen(exchange),
-            Err(error) if ended_channel(&error) => {
-                let waiting = self.stock.missed(&exchange);
-                self.teller.failed(&waiting, &classify::message_failure(&error, false));
+            Err(error) if classify::is_about_a_channel(&error) => {
+                let failure = classify::message_failure(&error, false);
+                self.teller.failed(&self.stock.missed(&exchange), &failure);
+                self.misses.add(exchange, failure, Instant::now());
             }
-            Err(error) => self.ended_for(error),
+            Err(error) => self.explain(error),
         }
     }
 
@@ -216,17 +259,9 @@ impl<'k> Service<'k> {
                 flights.chain(looking).for_each(|since| *since = Instant::now());
                 self.teller.up();
             }
-            // The end of a channel shows in its window, also if the connection has ended since.
-            Event::Error(error) if !self.link.is_up() && !error.is_amqp_soft_error() => self.ended_for(error),
+            Event::Error(error) if !self.link.is_up() => self.explain(error),
+            // The end of a channel shows in its window.
             _ => {}
-        }
-    }
-
-    /// What the broker said goes before what the client makes of it: a lane may hear of it from either.
-    fn ended_for(&mut self, error: Error) {
-        let is_told = self.cause.as_ref().is_some_and(|cause| classify::code_of(cause).is_some());
-        if self.cause.is_none() || (!is_told && classify::code_of(&error).is_some()) {
-            self.cause = Some(error);
         }
     }
 
@@ -234,12 +269,14 @@ impl<'k> Service<'k> {
         let flights = self.flights.iter().flatten().map(|flight| flight.since);
         let looking = self.looking.iter().map(|(since, _)| *since);
         let oldest = flights.chain(looking).min();
-        !self.blocked && oldest.is_some_and(|since| since.elapsed() >= self.confirm_timeout)
+        let has_stopped = |oldest| self.pulse.has_stopped(oldest, Instant::now(), self.confirm_timeout);
+        !self.blocked && oldest.is_some_and(has_stopped)
     }
 
     /// Passes a window's answers on. What has none is put down to a neighbour or to the connection.
     fn landed(&mut self, lane: usize, landing: Landing) {
         let flight = self.flights[lane].take().expect("a window lands once");
+        let suspected = flight.batch.suspected;
         let (mut unknown, mut unsent) = (Vec::new(), Vec::new());
         for (shipment, answer) in flight.batch.shipments.into_iter().zip(landing.answers) {
             match answer {
@@ -250,20 +287,29 @@ impl<'k> Service<'k> {
                 Answer::Unsent => unsent.push(shipment),
             }
         }
-        self.channels[lane] = landing.channel;
+        self.idle.extend(landing.channel);
         match landing.error {
             None => self.teller.failed(&unknown, &classify::unconfirmed()),
-            // The broker's own word on a channel counts even if the connection has ended since.
-            Some(error) if error.is_amqp_soft_error() || (self.link.is_up() && ended_channel(&error)) => {
+            // The end of the connection may follow at once, and changes nothing: one of these is to blame.
+            Some(error) if self.is_about_a_channel(&error) => {
                 self.channel_ended = true;
-                self.stock.queue(lane).put_back(Batch { shipments: unsent, suspected: false });
-                self.isolate(lane, unknown, flight.batch.suspected, &error);
+                self.stock.queue(lane).put_back(Batch { shipments: unsent, suspected });
+                self.isolate(lane, unknown, suspected, &error);
             }
             Some(error) => {
-                self.ended_for(error);
-                self.wrecks.push(Wreck { lane, unknown, unsent });
+                self.explain(error);
+                self.wrecks.push(Wreck { lane, unknown, unsent, suspected });
             }
         }
+    }
+
+    fn is_about_a_channel(&self, error: &Error) -> bool {
+        classify::is_about_a_channel(error) || (self.link.is_up() && ended_channel(error))
+    }
+
+    /// Takes an error for why the connection ends.
+    fn explain(&mut self, error: Error) {
+        self.cause = classify::cause(self.cause.take(), error);
     }
 
     /// The channel was ended for one of these: that one fails, or its whole destination; the others are
@@ -286,9 +332,7 @@ impl<'k> Service<'k> {
     async fn purged(mut self) -> End {
         self.link.cut();
         self.crash().await;
-        for wreck in std::mem::take(&mut self.wrecks) {
-            self.teller.purged(&wreck.unknown, &wreck.unsent);
-        }
+        self.purge_wrecks();
         End::Purged
     }
 
@@ -296,27 +340,44 @@ impl<'k> Service<'k> {
     async fn lost(mut self, failure: Option<Failure>) -> End {
         self.link.cut();
         self.crash().await;
-        let (wrecks, cause) = (std::mem::take(&mut self.wrecks), self.cause.take());
+        self.last_news();
         if let Some(end) = self.last_orders() {
-            wrecks.iter().for_each(|wreck| self.teller.purged(&wreck.unknown, &wreck.unsent));
+            self.purge_wrecks();
             return end;
         }
+        let (wrecks, cause) = (std::mem::take(&mut self.wrecks), self.cause.take());
         let failure = failure.or_else(|| cause.as_ref().map(classify::outage)).unwrap_or_else(classify::gone);
         self.teller.down(failure.clone());
         // The client goes on writing to a channel that was ended, for which the broker ends the connection.
         // So that, too, is a neighbour's fault.
         let is_sequel =
             self.channel_ended && cause.and_then(|e| classify::code_of(&e)) == Some(code::CHANNEL_ERROR);
-        for Wreck { lane, mut unknown, unsent } in wrecks {
+        for Wreck { lane, mut unknown, unsent, suspected } in wrecks {
             if !is_sequel {
                 self.teller.failed(&unknown, &failure);
                 unknown.clear();
             }
-            let suspected = !unknown.is_empty();
+            let suspected = suspected || !unknown.is_empty();
             unknown.extend(unsent);
             self.stock.queue(lane).put_back(Batch { shipments: unknown, suspected });
         }
         End::Lost
+    }
+
+    fn purge_wrecks(&mut self) {
+        for wreck in std::mem::take(&mut self.wrecks) {
+            let (doubtful, unsent) = wreck.told_apart();
+            self.teller.purged(&doubtful, &unsent);
+        }
+    }
+
+    /// Why the connection ended may have been said after the windows noticed that it had.
+    fn last_news(&mut self) {
+        while let Some(Some(event)) = self.link.news.next().now_or_never() {
+            if let Event::Error(error) = event {
+                self.explain(error);
+            }
+        }
     }
 
     /// Waits until every window under way knows that there is no connection any more.
@@ -327,7 +388,8 @@ impl<'k> Service<'k> {
         }
         for (lane, flight) in self.flights.iter_mut().enumerate() {
             if let Some(flight) = flight.take() {
-                self.wrecks.push(Wreck { lane, unknown: flight.batch.shipments, unsent: Vec::new() });
+                let Batch { shipments: unknown, suspected } = flight.batch;
+                self.wrecks.push(Wreck { lane, unknown, unsent: Vec::new(), suspected });
             }
         }
     }
@@ -353,12 +415,12 @@ async fn looked(looking: &mut Option<(Instant, Looking)>) -> Option<(Arc<str>, R
     }
 }
 
-/// Whether an exchange exists. On a channel of its own, which ends if it does not.
+/// Whether an exchange exists. On a channel of its own, which ends if it does not: a soft error is about it.
 async fn look_for(connection: &Connection, exchange: &str) -> Result<(), Error> {
     // A longer name cannot be sent, so nothing will be.
     let Ok(name) = ShortString::try_new(exchange) else { return Ok(()) };
-    let channel = connection.create_channel().await?;
+    let channel = open_channel(connection).await?;
     let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
     channel.exchange_declare(name, ExchangeKind::Direct, options, FieldTable::default()).await?;
-    channel.close(200, "OK".into()).await
+    channel.close(200, "OK".into()).await.map_err(connection_error)
 }

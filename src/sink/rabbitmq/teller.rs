@@ -10,11 +10,13 @@ pub(super) struct Teller {
     inbox: Arc<Inbox>,
     /// `Down` was told and no `Up` since.
     down: bool,
+    /// The broker has confirmed something since this was last asked.
+    confirmed: bool,
 }
 
 impl Teller {
     pub(super) const fn new(inbox: Arc<Inbox>) -> Self {
-        Self { inbox, down: false }
+        Self { inbox, down: false, confirmed: false }
     }
 
     pub(super) fn down(&mut self, failure: Failure) {
@@ -29,8 +31,13 @@ impl Teller {
         }
     }
 
-    pub(super) fn confirmed(&self, shipment: &Shipment) {
+    pub(super) fn confirmed(&mut self, shipment: &Shipment) {
+        self.confirmed = true;
         self.inbox.outcome(shipment.token, Ok(()));
+    }
+
+    pub(super) const fn take_confirmed(&mut self) -> bool {
+        std::mem::replace(&mut self.confirmed, false)
     }
 
     pub(super) fn failed(&self, shipments: &[Shipment], failure: &Failure) {

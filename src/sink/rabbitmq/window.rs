@@ -15,7 +15,9 @@ use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation, Connection, Error, PublisherConfirm};
 
+use super::link::{connection_error, open_channel};
 use super::parcel::Parcel;
+use super::pulse::Pulse;
 
 /// What became of one message of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,7 @@ pub(super) async fn publish(
     parcels: Vec<Parcel>,
     ids: Vec<Bytes>,
     careful: bool,
+    pulse: Arc<Pulse>,
 ) -> Landing {
     let channel = match channel.filter(|channel| channel.status().connected()) {
         Some(channel) => channel,
@@ -75,19 +78,24 @@ pub(super) async fn publish(
             }
         },
     };
-    let (words, error) = converse(&channel, parcels, careful).await;
+    let (words, error) = converse(&channel, parcels, careful, &pulse).await;
     let channel = (error.is_none() && channel.status().connected()).then_some(channel);
     Landing { answers: settle(&words, &ids), channel, error }
 }
 
 /// A channel whose publishes are confirmed.
 async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let channel = open_channel(connection).await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(connection_error)?;
     Ok(channel)
 }
 
-async fn converse(channel: &Channel, parcels: Vec<Parcel>, careful: bool) -> (Vec<Word>, Option<Error>) {
+async fn converse(
+    channel: &Channel,
+    parcels: Vec<Parcel>,
+    careful: bool,
+    pulse: &Pulse,
+) -> (Vec<Word>, Option<Error>) {
     let mut sends = Vec::with_capacity(parcels.len());
     for parcel in parcels {
         let mut send = Box::pin(maybe_done(send(channel, parcel)));
@@ -104,7 +112,10 @@ async fn converse(channel: &Channel, parcels: Vec<Parcel>, careful: bool) -> (Ve
         (&mut send).await;
         let published = send.as_mut().take_output().expect("it was just awaited");
         words.push(match heard(published).await {
-            Ok(word) => word,
+            Ok(word) => {
+                pulse.beat();
+                word
+            }
             Err(error) => {
                 end.get_or_insert(error);
                 if sent { Word::None } else { Word::Unsent }

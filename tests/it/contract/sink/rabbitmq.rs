@@ -35,6 +35,7 @@ fn config(url: &str) -> config::RabbitMq {
         confirm_timeout: Duration::from_secs(20),
         heartbeat: Duration::from_secs(5),
         connection_name: None,
+        lock: None,
         message_bytes_max: MESSAGE_BYTES_MAX,
     }
 }

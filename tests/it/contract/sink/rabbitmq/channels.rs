@@ -29,11 +29,38 @@ async fn an_exchange_deleted_under_way_fails_its_messages_and_no_others() {
     let bodies: std::collections::HashSet<Vec<u8>> = taken.into_iter().map(|message| message.data).collect();
     assert_eq!(bodies.len(), 1 + 1_998 - 20);
 
-    // Once it is there again it is used again.
+    // Once it is there again it is used again, as soon as the miss is forgotten.
     rabbit.declare_exchange(&bad).await;
     rabbit.queue(&bad, "#", &[]).await;
-    sink.publish(shipments(&to(&bad, "key"), 5_000..5_001));
-    confirmed(&mut sink, 1).await;
+    wait::eventually(PATIENCE, "the exchange is used again", async || {
+        sink.publish(shipments(&to(&bad, "key"), 5_000..5_001));
+        outcomes(&mut sink, 1).await.0.values().all(Result::is_ok)
+    })
+    .await;
+}
+
+/// The client calls for a new channel by the number of an old one, and answers with what had ended that.
+#[tokio::test]
+async fn channels_ended_without_number_are_blamed_on_no_other_exchange() {
+    let Some(services) = Services::find("many ended channels") else { return };
+    let rabbit = Rabbit::at(&services.rabbitmq_url).await;
+    let good = rabbit.exchange().await;
+    let queue = rabbit.queue(&good, "#", &[]).await;
+    let mut sink = opened(&format!("{}?channel_max=8", services.rabbitmq_url)).await;
+    let mut taken = 0;
+    for n in 0..40 {
+        let missing = to(&format!("missing-{}", uuid::Uuid::new_v4()), "key");
+        sink.publish(shipments(&missing, n * 2..n * 2 + 1));
+        sink.publish(shipments(&to(&good, "key"), n * 2 + 1..n * 2 + 2));
+        for (Token(token), result) in outcomes(&mut sink, 2).await.0 {
+            match judged(&result) {
+                None => taken += u32::from(token % 2 == 1),
+                Some((Fault::Blocked, ErrorType::UnknownDestination)) => assert_eq!(token % 2, 0),
+                Some((fault, _)) => assert_eq!(fault, Fault::Unavailable, "{token}: {result:?}"),
+            }
+        }
+    }
+    assert!(taken > 20 && rabbit.depth(&queue).await >= taken, "{taken} were taken");
 }
 
 #[tokio::test]
@@ -76,6 +103,7 @@ async fn a_full_queue_that_refuses_is_blocked_and_takes_again_once_there_is_room
     let rabbit = Rabbit::at(&services.rabbitmq_url).await;
     let (exchange, other) = (rabbit.exchange().await, rabbit.exchange().await);
     rabbit.queue(&other, "#", &[]).await;
+    let healthy = rabbit.queue(&exchange, "#", &[]).await;
     let reject = AMQPValue::LongString("reject-publish".into());
     let full = rabbit
         .queue(&exchange, "#", &[("x-max-length", AMQPValue::LongInt(5)), ("x-overflow", reject)])
@@ -90,6 +118,10 @@ async fn a_full_queue_that_refuses_is_blocked_and_takes_again_once_there_is_room
     let accepted = results.iter().filter(|(token, result)| token.0 < 50 && result.is_ok()).count();
     assert!(refused > 0 && refused + accepted == 50, "{refused} refused, {accepted} accepted");
     assert!((50..100).all(|token| results[&Token(token)].is_ok()), "the neighbours are delivered");
+    assert_eq!(rabbit.depth(&healthy).await, 50, "a queue with room takes what the full one refuses");
+    assert!(
+        results.values().filter_map(|result| result.as_ref().err()).all(|failure| failure.maybe_published)
+    );
 
     rabbit.take(&full).await;
     sink.publish(shipments(&to(&exchange, "key"), 100..101));

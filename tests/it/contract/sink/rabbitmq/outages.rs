@@ -46,6 +46,23 @@ async fn a_second_sink_of_a_pipeline_stays_down_until_the_first_is_closed() {
 }
 
 #[tokio::test]
+async fn a_lock_of_one_s_own_keeps_services_of_one_pipeline_name_apart() {
+    let Some(broker) = Proxied::find().await else { return };
+    let destination = broker.destination().await;
+    let named = config::RabbitMq { lock: Some(format!("orders-{}", pipeline())), ..config(&broker.url()) };
+    let (mut first, mut second) = (broker.sink(), RabbitSink::new(&named, &broker.pipeline));
+    first.open(1).await.expect("the sink opens");
+    second.open(1).await.expect("the sink opens");
+    first.publish(shipments(&destination, 0..10));
+    second.publish(shipments(&destination, 10..20));
+    confirmed(&mut first, 10).await;
+    confirmed(&mut second, 10).await;
+    let mut third = RabbitSink::new(&named, &pipeline());
+    third.open(1).await.expect("the sink opens");
+    assert_eq!(down(&mut third).await.error_type, ErrorType::Fenced);
+}
+
+#[tokio::test]
 async fn a_purge_frees_the_lock_for_another_relay() {
     let Some(broker) = Proxied::find().await else { return };
     let destination = broker.destination().await;
@@ -83,6 +100,45 @@ async fn a_broker_that_answers_nothing_is_given_up_and_what_it_had_comes_back() 
     up(&mut sink).await;
     sink.publish(shipments(&destination, 20..30));
     confirmed(&mut sink, 10).await;
+}
+
+#[tokio::test]
+async fn connections_that_end_before_anything_is_confirmed_follow_after_pauses_that_grow() {
+    let Some(broker) = Proxied::find().await else { return };
+    let destination = broker.destination().await;
+    let mut sink = broker.sink();
+    sink.open(1).await.expect("the sink opens");
+    sink.publish(shipments(&destination, 0..10));
+    confirmed(&mut sink, 10).await;
+    let since = tokio::time::Instant::now();
+    for _ in 0..5 {
+        broker.proxy.reset_connections();
+        up(&mut sink).await;
+    }
+    let least = Duration::from_millis(100 + 100 + 200 + 400 + 800);
+    assert!(since.elapsed() >= least, "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_broker_that_allows_few_channels_is_given_no_more() {
+    let Some(services) = Services::find("few channels") else { return };
+    let rabbit = Rabbit::at(&services.rabbitmq_url).await;
+    let (exchange, other) = (rabbit.exchange().await, rabbit.exchange().await);
+    for exchange in [&exchange, &other] {
+        rabbit.queue(exchange, "#", &[]).await;
+    }
+    let few = format!("{}?channel_max=4", services.rabbitmq_url);
+    let many = config::RabbitMq { channels: 16, ..config(&few) };
+    let mut sink = RabbitSink::new(&many, &pipeline());
+    sink.open(1).await.expect("the sink opens");
+    let every = |n: u64| {
+        let exchange = if n % 2 == 0 { &exchange } else { &other };
+        shipment(n, record(&to(exchange, "key"), &n.to_string(), &n.to_string()))
+    };
+    sink.publish((0..5_000).map(every).collect());
+    let (results, others) = outcomes(&mut sink, 5_000).await;
+    assert!(results.values().all(Result::is_ok), "all are delivered");
+    assert_eq!(others, [], "on one connection");
 }
 
 #[tokio::test]
