@@ -4,12 +4,13 @@
 //!            confirmed                       outage
 //!   Probing ───────────▶ Open ───────────────────────────────▶ Shut
 //!      │  ▲                                                     │
-//!      │  └──────────────────── after a pause ──────────────────┘
+//!      │  └─────────── after a pause, or it is up again ──────────┘
 //!      └───────────────────────── outage ───────────────────────▶
 //! ```
 //!
 //! A gate is born probing: one record goes out, and the rest wait for its confirmation. A shut gate
-//! loses nothing and blames nobody; it reopens by itself, after pauses that grow.
+//! loses nothing and blames nobody; it probes again by itself, after pauses that grow, and at once when the
+//! broker is said to be up. Only a confirmation opens it: an accepted connection proves little.
 
 use std::time::Duration;
 
@@ -85,6 +86,14 @@ impl Gate {
         reopened
     }
 
+    /// The broker can be reached again: no need to sit out the pause. The next outage has a longer one.
+    pub(super) fn reached(&mut self) {
+        if self.state == GateState::Shut {
+            self.state = GateState::Probing;
+            self.probe_out = false;
+        }
+    }
+
     /// The broker is out. Returns whether that is news.
     pub(super) fn shut(&mut self, now: Duration, draw: f64) -> bool {
         if self.state == GateState::Shut {
@@ -124,5 +133,27 @@ impl Gate {
             GateState::Probing if self.probe_out => Some(self.probe_next),
             GateState::Probing | GateState::Open => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_is_up_again_is_probed_at_once_and_the_pause_of_its_next_outage_is_longer() {
+        let backoff = Backoff { min: Duration::from_millis(200), max: Duration::from_secs(60) };
+        let (mut gate, now) = (Gate::new(backoff), Duration::from_secs(100));
+        gate.confirmed();
+        let mut pauses = Vec::new();
+        for _ in 0..3 {
+            gate.shut(now, 1.0);
+            pauses.push(gate.wake_at().expect("it is shut") - now);
+            gate.reached();
+            assert_eq!((gate.state(), gate.permits()), (GateState::Probing, 1));
+        }
+        assert_eq!(pauses, [200, 400, 800].map(Duration::from_millis));
+        assert!(gate.confirmed(), "this ended the outage");
+        assert_eq!(gate.permits(), usize::MAX);
     }
 }

@@ -119,7 +119,7 @@ impl Relay {
                     }
                 }
                 SinkEvent::Down(failure) => self.shut_gate(now, failure),
-                SinkEvent::Up => self.open_gate(),
+                SinkEvent::Up => self.gate.reached(),
             }
         }
     }
