@@ -15,7 +15,7 @@
 
 use std::future::Future;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::runtime;
@@ -41,7 +41,7 @@ mod surroundings;
 mod warden;
 
 use broker::Broker;
-use folder::Folder;
+use folder::{Folder, Keep};
 use report::Report;
 use screen::Screen;
 pub use surroundings::Surroundings;
@@ -106,50 +106,77 @@ pub fn play(options: &Options) -> Result<Exit, DemoError> {
     // A download that was interrupted must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     screen.close();
-    match ended? {
+    let (told, left) = ended?;
+    match told {
         Told::Finished(report) => {
-            say(&report, options, &screen).map_err(|error| DemoError::new("print the ledger", error))?;
+            say(&report, &left, options, &screen)
+                .map_err(|error| DemoError::new("print the ledger", error))?;
             Ok(if report.is_kept() { Exit::Ok } else { Exit::Failed })
         }
         Told::Stop(exit) => {
-            screen.line("stopped: everything the demo started has ended, what it wrote is removed");
+            screen.line(&format!("stopped: everything the demo started has ended; {}", left.removed()));
             Ok(exit)
         }
     }
 }
 
 /// Sets the stage, plays, and clears it again, whatever happened.
-async fn stage(options: &Options, screen: &Screen) -> Result<Told<Report>, DemoError> {
+async fn stage(options: &Options, screen: &Screen) -> Result<(Told<Report>, Left), DemoError> {
     let mut signals = Signals::listen().map_err(|error| DemoError::new("listen for signals", error))?;
     // First, and so dropped last: what is made from here on is ended and removed by it.
     let warden = Warden::start()?;
     let folder = Folder::create(&warden)?;
-    let keep = options.keep.as_deref().map(keep_folder).transpose()?;
+    let keep = options.keep.as_deref().map(Keep::at).transpose()?;
     let mut broker = Broker::new(options)?;
     let play = async {
         broker.open().await?;
         acts::play(options, screen, &warden, &folder, &broker).await
     };
     let played = signals.unless_told(Box::pin(play)).await;
-    broker.close().await;
-    if let Some(keep) = keep {
-        folder.copy_papers(keep)?;
-    }
+    let left = clear(broker, keep, &folder, screen).await;
     match played {
-        Told::Finished(report) => Ok(Told::Finished(report?)),
-        Told::Stop(exit) => Ok(Told::Stop(exit)),
+        Told::Finished(report) => Ok((Told::Finished(report?), left)),
+        Told::Stop(exit) => Ok((Told::Stop(exit), left)),
     }
 }
 
-/// Early, so that a folder which cannot be written is known before the play.
-fn keep_folder(path: &Path) -> Result<&Path, DemoError> {
-    let made = std::fs::create_dir_all(path);
-    made.map_err(|error| DemoError::new(format!("create {}", path.display()), error))?;
-    Ok(path)
+/// Neither failure may hide what the play has shown.
+async fn clear(broker: Broker, keep: Option<Keep>, folder: &Folder, screen: &Screen) -> Left {
+    let mut left = Left::default();
+    if let Err(error) = broker.close().await {
+        screen.bad(&error.to_string());
+        left.on_broker = true;
+    }
+    if let Some(keep) = keep {
+        match keep.take(folder) {
+            Ok(()) => left.papers = Some(keep.path().to_owned()),
+            Err(error) => screen.bad(&error.to_string()),
+        }
+    }
+    left
+}
+
+/// What outlasts the demo.
+#[derive(Debug, Default)]
+struct Left {
+    /// Something that could not be removed, as was said.
+    on_broker: bool,
+    /// The folder of the configuration and the logs.
+    papers: Option<PathBuf>,
+}
+
+impl Left {
+    fn removed(&self) -> &'static str {
+        if self.on_broker {
+            "what it wrote is removed, but for what is still on the broker"
+        } else {
+            "what it wrote is removed"
+        }
+    }
 }
 
 /// The ledger is the data; what to do next is talk.
-fn say(report: &Report, options: &Options, screen: &Screen) -> io::Result<()> {
+fn say(report: &Report, left: &Left, options: &Options, screen: &Screen) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if options.json {
         writeln!(out, "{}", report.json())?;
@@ -157,7 +184,7 @@ fn say(report: &Report, options: &Options, screen: &Screen) -> io::Result<()> {
         write!(out, "\n{}", report.text(screen::paint_of_stdout(&options.surroundings)))?;
     }
     out.flush()?;
-    screen.text(&report::next_steps(report, options));
+    screen.text(&report::next_steps(report, left, options));
     Ok(())
 }
 

@@ -58,7 +58,10 @@ impl Broker {
     }
 
     /// Removes whatever was made on a broker that stays, however far `open` came.
-    pub(super) async fn close(self) {
+    ///
+    /// # Errors
+    /// What is still there.
+    pub(super) async fn close(self) -> Result<(), DemoError> {
         match self {
             Self::Kafka(kafka) => kafka.close().await,
             Self::RabbitMq(rabbitmq) => rabbitmq.close().await,

@@ -63,13 +63,92 @@ impl Folder {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     }
+}
 
-    /// Copies what there is of configuration and logs to a folder that stays.
-    pub(super) fn copy_papers(&self, to: &Path) -> Result<(), DemoError> {
-        for name in PAPERS.into_iter().filter(|name| self.path(name).exists()) {
-            let copied = fs::copy(self.path(name), to.join(name));
-            copied.map_err(|error| DemoError::new(format!("keep {name} in {}", to.display()), error))?;
+/// A folder of somebody's own, where the papers stay. Nothing in it is overwritten.
+#[derive(Debug)]
+pub(super) struct Keep(PathBuf);
+
+impl Keep {
+    /// Before the play, so that what could not be written after it is known.
+    pub(super) fn at(path: &Path) -> Result<Self, DemoError> {
+        let made = fs::create_dir_all(path);
+        made.map_err(|error| DemoError::new(format!("create {}", path.display()), error))?;
+        match PAPERS.into_iter().find(|name| is_taken(&path.join(name))) {
+            None => Ok(Self(path.to_owned())),
+            Some(name) => {
+                let what = format!("keep {name} in {}", path.display());
+                let failed = DemoError::new(what, "there is a file of that name");
+                Err(failed.hint("name another folder, or move the file away"))
+            }
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Copies what there is of configuration and logs.
+    pub(super) fn take(&self, folder: &Folder) -> Result<(), DemoError> {
+        for name in PAPERS.into_iter().filter(|name| folder.path(name).exists()) {
+            let copied = copy(&folder.path(name), &self.0.join(name));
+            copied.map_err(|error| DemoError::new(format!("keep {name} in {}", self.0.display()), error))?;
         }
         Ok(())
+    }
+}
+
+/// A link is something too, wherever it leads.
+fn is_taken(path: &Path) -> bool {
+    !fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// To a file that is made by this: what came there during the play is neither overwritten nor followed.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = fs::File::open(from)?;
+    let mut target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    io::copy(&mut source, &mut target).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn taken_by(make: impl Fn(&Path)) -> (DemoError, DemoError) {
+        let (warden, place) = (Warden::start().unwrap(), tempfile::tempdir().unwrap());
+        let folder = Folder::create(&warden).unwrap();
+        folder.write("relay.toml", "the demo's").unwrap();
+        let keep = Keep::at(place.path()).unwrap();
+        make(place.path());
+        (Keep::at(place.path()).unwrap_err(), keep.take(&folder).unwrap_err())
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_refused_before_the_play_and_left_alone_after_it() {
+        let mine = tempfile::tempdir().unwrap();
+        let mine = mine.path().join("mine");
+        fs::write(&mine, "mine").unwrap();
+        let make = |place: &Path| fs::write(place.join("relay.toml"), "mine").unwrap();
+        let link = |place: &Path| symlink(&mine, place.join("relay.toml")).unwrap();
+        let dangling = |place: &Path| symlink("/nowhere/else", place.join("relay.toml")).unwrap();
+        for (before, after) in [taken_by(make), taken_by(link), taken_by(dangling)] {
+            assert!(before.to_string().contains("keep relay.toml in "), "{before}");
+            assert!(before.to_string().contains("hint: name another folder"), "{before}");
+            assert!(after.to_string().contains("File exists"), "{after}");
+        }
+        assert_eq!(fs::read_to_string(mine).unwrap(), "mine");
+    }
+
+    #[test]
+    fn papers_are_kept_for_their_owner_alone() {
+        let (warden, place) = (Warden::start().unwrap(), tempfile::tempdir().unwrap());
+        let folder = Folder::create(&warden).unwrap();
+        folder.write("relay.toml", "the demo's").unwrap();
+        Keep::at(&place.path().join("new")).unwrap().take(&folder).unwrap();
+        let kept = place.path().join("new/relay.toml");
+        assert_eq!(fs::read_to_string(&kept).unwrap(), "the demo's");
+        assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::ledger::{Audit, Latency};
 use super::screen::{Paint, grouped};
-use super::{Options, Target};
+use super::{Left, Options, Target};
 
 #[derive(Debug)]
 pub(super) struct Report {
@@ -172,12 +172,13 @@ const RUN_TO_RABBITMQ: &str = "  export OUTBOX_RELAY__SINK__RABBITMQ__URL=amqp:/
   outbox-relay run --set sink.type=rabbitmq --set route.exchange=amq.topic";
 
 /// Where to go from here.
-pub(super) fn next_steps(report: &Report, options: &Options) -> String {
-    let kept = options.keep.as_ref().map_or_else(
-        || "--keep DIR leaves the configuration and the logs there".to_owned(),
-        |keep| format!("the configuration and the logs are in {}", keep.display()),
-    );
-    let removed = format!("Everything of the demo is stopped and removed; {kept}.");
+pub(super) fn next_steps(report: &Report, left: &Left, options: &Options) -> String {
+    let papers = match (&left.papers, &options.keep) {
+        (Some(papers), _) => format!("; the configuration and the logs are in {}", papers.display()),
+        (None, None) => "; --keep DIR leaves the configuration and the logs there".to_owned(),
+        (None, Some(_)) => String::new(),
+    };
+    let removed = format!("Everything of the demo has ended; {}{papers}.", left.removed());
     if !report.is_kept() {
         return format!("\nA promise was broken. Please report it, with the logs.\n{removed}\n");
     }

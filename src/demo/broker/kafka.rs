@@ -38,7 +38,7 @@ enum Kind {
     Mock(#[allow(dead_code, reason = "only kept")] MockCluster<'static, DefaultProducerContext>),
     Real {
         consent: bool,
-        /// It was asked for, and has not been refused.
+        /// It was asked for: whatever the answer, if any came, it may be there.
         has_topic: bool,
     },
 }
@@ -71,20 +71,10 @@ impl Kafka {
         let Kind::Real { has_topic, .. } = &mut self.kind else { return Ok(()) };
         // Before it is: whoever gives up waiting has to remove it.
         *has_topic = true;
-        let created = self.create_topic().await;
-        if created.is_err() {
-            self.forget_topic();
-        }
-        created.map_err(|reason| {
+        self.create_topic().await.map_err(|reason| {
             DemoError::new(format!("create a topic on Kafka at {}", self.addresses), reason)
                 .hint("name a broker that needs neither TLS nor a login, or leave --kafka out: the demo has a Kafka")
         })
-    }
-
-    fn forget_topic(&mut self) {
-        if let Kind::Real { has_topic, .. } = &mut self.kind {
-            *has_topic = false;
-        }
     }
 
     async fn create_topic(&self) -> Result<(), String> {
@@ -108,12 +98,22 @@ impl Kafka {
         config
     }
 
-    pub(super) async fn close(self) {
-        if let Kind::Real { has_topic: true, .. } = self.kind
-            && let Ok(admin) = self.admin()
-        {
-            // Whether it can be removed is up to the broker; its name says where it came from.
-            let _ = admin.delete_topics(&[&self.topic], &admin_options()).await;
+    pub(super) async fn close(self) -> Result<(), DemoError> {
+        match self.kind {
+            Kind::Real { has_topic: true, .. } => self.delete_topic().await.map_err(|reason| {
+                let what = format!("remove the topic {} from Kafka at {}", self.topic, self.addresses);
+                DemoError::new(what, reason).hint("remove it if it is there: nothing else uses it")
+            }),
+            Kind::Real { has_topic: false, .. } | Kind::Mock(_) => Ok(()),
+        }
+    }
+
+    async fn delete_topic(&self) -> Result<(), String> {
+        let deleted = async { self.admin()?.delete_topics(&[&self.topic], &admin_options()).await };
+        let deleted = deleted.await.map_err(|error| error.to_string())?;
+        match deleted.into_iter().find_map(Result::err) {
+            Some((_, RDKafkaErrorCode::UnknownTopicOrPartition)) | None => Ok(()),
+            Some((_, code)) => Err(code.to_string()),
         }
     }
 

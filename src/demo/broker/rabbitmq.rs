@@ -151,29 +151,36 @@ impl RabbitMq {
         format!("demo_{:08x}", self.number)
     }
 
-    pub(super) async fn close(mut self) {
-        // What cannot be removed now is removed by the broker within an hour.
-        let _ = tokio::time::timeout(ANSWER_MAX, self.remove()).await;
+    pub(super) async fn close(mut self) -> Result<(), DemoError> {
+        let removed = tokio::time::timeout(ANSWER_MAX, self.remove()).await;
+        removed.unwrap_or_else(|_| Err("no answer".to_owned())).map_err(|reason| {
+            let what = format!("remove {} from RabbitMQ at {}", self.name(), self.address);
+            DemoError::new(what, reason).hint("the broker removes it in an hour")
+        })
     }
 
-    async fn remove(&mut self) -> Result<(), DemoError> {
+    async fn remove(&mut self) -> Result<(), String> {
         match &self.connection {
             None => return Ok(()),
             Some(connection) if connection.status().connected() => {}
-            Some(_) => self.connect().await?,
+            Some(_) => self.connect().await.map_err(|error| error.reason)?,
         }
-        let (queue, exchange) = (ShortString::from(self.name()), ShortString::from(self.name()));
-        if let Ok(channel) = self.channel().await {
-            // Refused, it ends the channel; the exchange may still be removed by another.
-            let _ = channel.queue_delete(queue, QueueDeleteOptions::default()).await;
-        }
-        if let Ok(channel) = self.channel().await {
-            let _ = channel.exchange_delete(exchange, ExchangeDeleteOptions::default()).await;
-        }
+        // Refused, one ends its channel; the other may still be removed over another.
+        let removed = [self.delete_queue().await, self.delete_exchange().await];
         if let Some(connection) = &self.connection {
             let _ = connection.close(200, "OK".into()).await;
         }
-        Ok(())
+        removed.into_iter().collect::<lapin::Result<()>>().map_err(|error| error.to_string())
+    }
+
+    async fn delete_queue(&self) -> lapin::Result<()> {
+        let channel = self.channel().await?;
+        channel.queue_delete(self.name().into(), QueueDeleteOptions::default()).await.map(drop)
+    }
+
+    async fn delete_exchange(&self) -> lapin::Result<()> {
+        let channel = self.channel().await?;
+        channel.exchange_delete(self.name().into(), ExchangeDeleteOptions::default()).await
     }
 
     pub(super) fn description(&self) -> String {

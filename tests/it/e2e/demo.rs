@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::stage::PATIENCE;
 use crate::support::process::Process;
+use crate::support::proxy::{Network, Proxy};
 use crate::support::rabbitmq::{Rabbit, control, control_says};
 use crate::support::relay::binary;
 use crate::support::services::{self, Services};
@@ -182,6 +183,45 @@ async fn a_real_kafka_is_used_if_it_is_named_and_left_as_it_was() {
         !topics(&services.kafka_brokers).iter().any(|known| known == topic)
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_topic_that_cannot_be_removed_is_named() {
+    let Some(services) = Services::find("a_topic_that_cannot_be_removed_is_named") else { return };
+    // Only the first contact is made through the proxy: Kafka names its own address after that.
+    let proxy = Proxy::start(0, services.kafka_brokers.parse().expect("host:port")).await;
+    let address = format!("127.0.0.1:{}", proxy.port);
+    let mut demo = Demo::start(&["--rows", "20000", "--kafka", &address]);
+    demo.says("writers place orders").await;
+    proxy.set(Network::Cut);
+
+    demo.process.signal("INT");
+
+    assert_eq!(demo.exit_code().await, Some(130), "{}", demo.output());
+    let told = demo.output();
+    assert!(told.contains("could not remove the topic outbox-relay-demo-"), "{told}");
+    assert!(told.contains("but for what is still on the broker"), "{told}");
+}
+
+#[tokio::test]
+async fn papers_that_cannot_be_kept_hide_no_verdict_and_overwrite_nothing() {
+    let name = "papers_that_cannot_be_kept_hide_no_verdict_and_overwrite_nothing";
+    let Some(_) = Services::find(name) else { return };
+    let papers = TempDir::with_prefix("outbox-relay-papers").expect("the temporary directory takes files");
+    let (keep, mine) = (papers.path().display().to_string(), papers.path().join("relay.log"));
+    let mut demo = Demo::start(&["--rows", FEW, "--keep", &keep]);
+    demo.says("writers place orders").await;
+    fs::write(&mine, "mine").expect("the folder takes files");
+
+    assert_eq!(demo.exit_code().await, Some(0), "{}", demo.output());
+    let told = demo.output();
+    assert!(told.contains("kept: nothing lost") && told.contains("could not keep relay.log in "), "{told}");
+    assert!(!told.contains("the logs are in"), "{told}");
+    assert_eq!(fs::read_to_string(&mine).expect("it is still there"), "mine");
+
+    let mut again = Demo::start(&["--rows", FEW, "--keep", &keep]);
+    assert_eq!(again.exit_code().await, Some(1), "{}", again.output());
+    assert!(again.output().contains("name another folder"), "{}", again.output());
 }
 
 /// A user of the shared RabbitMQ who may do what the pattern says; gone with this value.
