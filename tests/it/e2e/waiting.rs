@@ -187,6 +187,9 @@ async fn says(relay: &mut Relay, text: &str) -> String {
     let lag = relay.metrics().await.expect("the page answers").get("lag_seconds");
     assert!(lag.is_none_or(f64::is_nan), "the lag is not known while {text:?}: {lag:?}");
     let written = text.replace('"', "\\\"");
+    // What it wrote may take a moment to be read.
+    let log = relay.stderr().clone();
+    relay.wait_for(PATIENCE, "it is written too", async || log.contain(&written)).await;
     let lines = relay.stderr().all();
     let times = lines.iter().filter(|line| line.contains("ERROR") && line.contains(&written)).count();
     assert_eq!(times, 1, "{text:?} is said once\n{}", relay.stderr().tail(20));
