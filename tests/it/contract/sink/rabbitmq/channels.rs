@@ -44,11 +44,13 @@ async fn an_exchange_deleted_under_way_fails_its_messages_and_no_others() {
 async fn channels_ended_without_number_are_blamed_on_no_other_exchange() {
     let Some(services) = Services::find("many ended channels") else { return };
     let rabbit = Rabbit::at(&services.rabbitmq_url).await;
-    let good = rabbit.exchange().await;
-    let queue = rabbit.queue(&good, "#", &[]).await;
+    let queue = rabbit.queue(&rabbit.exchange().await, "#", &[]).await;
     let mut sink = opened(&format!("{}?channel_max=8", services.rabbitmq_url)).await;
     let mut taken = 0;
     for n in 0..40 {
+        // Each is looked for on a channel of its own.
+        let good = rabbit.exchange().await;
+        rabbit.bind(&queue, &good, "#").await;
         let missing = to(&format!("missing-{}", uuid::Uuid::new_v4()), "key");
         sink.publish(shipments(&missing, n * 2..n * 2 + 1));
         sink.publish(shipments(&to(&good, "key"), n * 2 + 1..n * 2 + 2));

@@ -132,7 +132,7 @@ async fn a_broker_that_allows_few_channels_is_given_no_more() {
     let mut sink = RabbitSink::new(&many, &pipeline());
     sink.open(1).await.expect("the sink opens");
     let every = |n: u64| {
-        let exchange = if n % 2 == 0 { &exchange } else { &other };
+        let exchange = if n.is_multiple_of(2) { &exchange } else { &other };
         shipment(n, record(&to(exchange, "key"), &n.to_string(), &n.to_string()))
     };
     sink.publish((0..5_000).map(every).collect());
