@@ -178,7 +178,7 @@ impl Template {
         };
         Routed {
             row: RowRef { id: RowId::Int(n), position: Position(n) },
-            lane: Some(LaneKey { destination: Some(self.destination.clone()), key: key.clone() }),
+            lane: Some(LaneKey { scope: Some(self.destination.scope()), key: key.clone() }),
             bytes: record.bytes(),
             content: Ok(Arc::new(record)),
             created_at: None,
