@@ -215,6 +215,14 @@ impl Broker {
         assert_eq!(self.stage.delivered().await, 0, "{words}");
         relay
     }
+
+    /// A relay with these settings delivers nothing. With TLS 1.3 a server judges our certificate once we
+    /// think that all is well, and may reset the connection before its reason is read: the words are luck.
+    async fn is_shut_out(&self, settings: &Settings) {
+        let mut relay = settings.run();
+        says(&mut relay, "broker lost").await;
+        assert_eq!(self.stage.delivered().await, 0);
+    }
 }
 
 fn showing(client: &Pair, settings: Settings) -> Settings {
@@ -241,15 +249,15 @@ async fn rabbitmq_is_spoken_to_only_with_a_good_certificate_and_bad_ones_are_nam
 }
 
 #[tokio::test]
-async fn a_client_certificate_opens_rabbitmq_and_its_absence_is_explained() {
+async fn a_client_certificate_opens_rabbitmq_and_without_it_nothing_passes() {
     let Some(services) = Services::find("client certificates for RabbitMQ") else { return };
     let broker = Broker::open(&services).await;
     let Broker { server, client, stage, .. } = &broker;
     let absent = broker.unknown(server.tls_port);
-    broker.is_refused(&absent, "the server asks for a client certificate").await;
+    broker.is_shut_out(&absent).await;
     let stranger = Certificates::make();
     let foreign = showing(&stranger.client("relay"), absent);
-    broker.is_refused(&foreign, "the server does not accept our client certificate").await;
+    broker.is_shut_out(&foreign).await;
     let plain = showing(client, broker.unknown(server.port));
     broker.is_refused(&plain, "the server does not speak TLS").await;
     let missing = broker.settings().text("sink.rabbitmq.key_file", "/nowhere.key");
